@@ -1,0 +1,302 @@
+// Package mta is the engine: it wires accept, queue and deliver together, and
+// starts and stops them in order. docs/OVERVIEW.md follows a message through it.
+package mta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/bounce/report"
+	"github.com/godwit-mta/godwit/internal/event"
+	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/internal/render"
+	"github.com/godwit-mta/godwit/internal/trace"
+	"github.com/godwit-mta/godwit/mta/accept"
+	"github.com/godwit-mta/godwit/mta/compose"
+	"github.com/godwit-mta/godwit/mta/deliver"
+	"github.com/godwit-mta/godwit/mta/dkim"
+	"github.com/godwit-mta/godwit/mta/dns"
+	"github.com/godwit-mta/godwit/mta/httpd"
+	"github.com/godwit-mta/godwit/mta/route"
+	"github.com/godwit-mta/godwit/mta/smtpd"
+	"github.com/godwit-mta/godwit/queue"
+)
+
+// Options are the options of every part.
+type Options struct {
+	Hostname string
+	SMTP     smtpd.Options
+	HTTP     httpd.Options
+	Accept   accept.Options
+	Queue    queue.Options
+	DNS      dns.Options
+	Route    route.Options
+	Deliver  deliver.Options
+	DKIM     dkim.Options
+	Compose  compose.Options
+	Render   render.Options
+	Report   report.Options
+	Events   event.FileSinkOptions
+}
+
+// Deps are what an engine works with.
+type Deps struct {
+	Version    string
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+	// Fatal is called once when the queue can no longer record what it does.
+	Fatal func(error)
+}
+
+// Engine is a running delivery engine.
+type Engine struct {
+	log      *slog.Logger
+	o        Options
+	queue    *queue.Queue
+	resolver *dns.Resolver
+	router   *route.Router
+	deliver  *deliver.Deliverer
+	composer *compose.Composer
+	signer   dkim.Live
+	deps     Deps
+	trace    *trace.Recorder
+	smtp     *smtpd.Server
+	http     *httpd.Server
+	sink     *event.FileSink
+	sinkDone chan struct{}
+	stopSink context.CancelFunc
+}
+
+// New opens the spool, recovers it and builds every part. Nothing listens yet.
+func New(ctx context.Context, o Options, d Deps) (*Engine, error) {
+	if d.Logger == nil {
+		d.Logger = slog.New(slog.DiscardHandler)
+	}
+	e := &Engine{log: d.Logger, o: o, deps: d, trace: trace.New(trace.DefaultTraces)}
+	var err error
+	if e.queue, err = queue.Open(ctx, o.Queue, queue.Deps{Logger: d.Logger, Registerer: d.Registerer, Fatal: d.Fatal}); err != nil {
+		return nil, err
+	}
+	if err := e.build(ctx); err != nil {
+		return nil, errors.Join(err, e.queue.Stop(ctx))
+	}
+	return e, nil
+}
+
+// build makes the parts in the order in which they need each other.
+func (e *Engine) build(ctx context.Context) (err error) {
+	o, d := &e.o, e.deps
+	renderer, err := render.New(o.Render, render.Deps{Log: d.Logger, Registerer: d.Registerer})
+	if err != nil {
+		return err
+	}
+	signer, err := e.newSigner(ctx, o.DKIM)
+	if err != nil {
+		return err
+	}
+	e.signer.Store(signer)
+	e.composer, err = compose.New(o.Compose, compose.Deps{Bodies: e.queue, Renderer: renderer, Signer: &e.signer,
+		Hostname: o.Hostname, Logger: d.Logger, Registerer: d.Registerer})
+	if err != nil {
+		return err
+	}
+	if err := e.buildDelivery(); err != nil {
+		return err
+	}
+	door, err := accept.New(o.Accept, accept.Deps{Queue: spoolDoor{e.queue}, IDs: new(mail.IDs), Hostname: o.Hostname,
+		Templates: templates{renderer}, Logger: d.Logger, Registerer: d.Registerer})
+	if err != nil {
+		return err
+	}
+	if e.smtp, err = smtpd.New(o.SMTP, smtpd.Deps{Door: door, Hostname: o.Hostname, Trace: e.traceInjection,
+		Logger: d.Logger, Registerer: d.Registerer}); err != nil {
+		return err
+	}
+	if e.http, err = httpd.New(o.HTTP, httpd.Deps{Injector: door, Store: store{e.queue}, Checker: renderer,
+		Version: d.Version, Logger: d.Logger, Registerer: d.Registerer}); err != nil {
+		return err
+	}
+	return e.buildSink()
+}
+
+// buildSink opens the events file, if one is configured.
+func (e *Engine) buildSink() error {
+	const cursor = "file"
+	if e.o.Events.Path == "" {
+		return e.queue.EventLog().DropCursor(cursor) // or it would hold the log back for nobody
+	}
+	c, err := e.queue.EventLog().Cursor(cursor)
+	if err != nil {
+		return err
+	}
+	e.sink, err = event.NewFileSink(e.o.Events, event.FileSinkDeps{Cursor: c, Logger: e.log, Registerer: e.deps.Registerer})
+	return err
+}
+
+// templates refuses templates that cannot be parsed at accept.
+type templates struct{ r *render.Engine }
+
+func (t templates) CheckBody(_ context.Context, body *mail.Body) error {
+	err := compose.CheckBody(t.r, body)
+	if bad := new(compose.TemplateError); errors.As(err, &bad) {
+		return &accept.Error{Code: 554, Enhanced: [3]int{5, 6, 0}, Message: bad.Error(), Err: err}
+	}
+	return err
+}
+
+func (e *Engine) buildDelivery() (err error) {
+	o, d := &e.o, e.deps
+	if e.resolver, err = dns.New(o.DNS, dns.Deps{Logger: d.Logger, Registerer: d.Registerer}); err != nil {
+		return err
+	}
+	e.router, err = route.New(o.Route, route.Deps{Resolver: e.resolver, Hostname: o.Hostname, Listeners: listeners(o.SMTP),
+		Logger: d.Logger, Registerer: d.Registerer})
+	if err != nil {
+		return err
+	}
+	direct, err := deliver.NewDirect(o.Deliver)
+	if err != nil {
+		return err
+	}
+	e.deliver, err = deliver.New(o.Deliver, deliver.Deps{Dialer: tracingDialer{direct, e.trace}, Resolver: e.resolver, Composer: e.composer,
+		Hostname: o.Hostname, Own: e.router.Own, Logger: d.Logger, Registerer: d.Registerer})
+	if err != nil {
+		return err
+	}
+	reports, err := report.New(o.Report, report.Deps{Hostname: o.Hostname, IDs: new(mail.IDs)})
+	if err != nil {
+		return err
+	}
+	e.queue.SetDeliverer(e.router, sessions{e.deliver}, reports)
+	return nil
+}
+
+// listeners are the addresses we take SMTP on, so that the router knows ourselves.
+func listeners(o smtpd.Options) []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, l := range o.Listeners {
+		if a, err := netip.ParseAddrPort(l.Address); err == nil && a.Port() != 0 {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+func (e *Engine) newSigner(ctx context.Context, o dkim.Options) (*dkim.Signer, error) {
+	s, err := dkim.New(o, dkim.Deps{Logger: e.log, Registerer: e.deps.Registerer})
+	if err != nil {
+		return nil, err
+	}
+	if len(o.Keys) > 0 {
+		e.log.Info("dkim keys loaded", "keys", len(o.Keys), "rsa", s.Backend())
+	}
+	if o.CheckDNS && len(o.Keys) > 0 && e.resolver != nil {
+		go e.checkPublished(context.WithoutCancel(ctx), s, o)
+	}
+	return s, nil
+}
+
+func (e *Engine) checkPublished(ctx context.Context, s *dkim.Signer, o dkim.Options) {
+	ctx, cancel := context.WithTimeout(ctx, o.CheckTimeout.D())
+	defer cancel()
+	for _, w := range s.CheckPublished(ctx, e.resolver) {
+		e.log.Warn("dkim key and its DNS record differ", "warning", w)
+	}
+}
+
+// Start begins delivery and then listens: mail that waited goes first.
+func (e *Engine) Start() error {
+	e.queue.Start()
+	if e.sink != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		e.stopSink, e.sinkDone = cancel, make(chan struct{})
+		go func() {
+			defer close(e.sinkDone)
+			if err := e.sink.Run(ctx); err != nil && ctx.Err() == nil {
+				e.log.Error("event file sink ended", "error", err)
+			}
+		}()
+	}
+	if s := e.signer.Load(); e.o.DKIM.CheckDNS && len(e.o.DKIM.Keys) > 0 {
+		go e.checkPublished(context.Background(), s, e.o.DKIM)
+	}
+	if err := e.smtp.Start(context.Background()); err != nil {
+		return err
+	}
+	return e.http.Start()
+}
+
+// Stop ends in reverse: no new mail, sessions finish, everything is written down.
+func (e *Engine) Stop(ctx context.Context) error {
+	e.queue.Drain(true)
+	err := errors.Join(e.http.Stop(ctx), e.smtp.Stop(ctx))
+	// The sink reads from the queue's event log: it goes after the last
+	// outcome and before the log closes.
+	err = errors.Join(err, e.queue.Stop(ctx, func() {
+		if e.stopSink != nil {
+			e.stopSink()
+			<-e.sinkDone
+		}
+	}))
+	e.resolver.Close()
+	return err
+}
+
+// Reload takes changed options without dropping a connection. What cannot
+// change while running (the spool's path and files, the hostname) is named in the error.
+func (e *Engine) Reload(ctx context.Context, o Options) error {
+	if o.Hostname != e.o.Hostname {
+		return fmt.Errorf("hostname: cannot change while running (%q to %q): restart", e.o.Hostname, o.Hostname)
+	}
+	if o.Queue.Path != e.o.Queue.Path {
+		return fmt.Errorf("queue.path: cannot change while running: restart")
+	}
+	signer, err := e.newSigner(ctx, o.DKIM)
+	if err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		name string
+		f    func() error
+	}{
+		{"smtp", func() error { return e.smtp.Reload(o.SMTP) }},
+		{"http", func() error { return e.http.Reload(o.HTTP) }},
+		{"queue", func() error { return e.queue.Reload(o.Queue) }},
+		{"route", func() error { return e.router.Reload(o.Route) }},
+		{"deliver", func() error { return e.deliver.Reload(o.Deliver) }},
+	} {
+		if err := step.f(); err != nil {
+			return fmt.Errorf("%s.%w", step.name, err)
+		}
+	}
+	e.signer.Store(signer)
+	e.o = o
+	return nil
+}
+
+// Queue is the engine's queue, for the admin API.
+func (e *Engine) Queue() *queue.Queue { return e.queue }
+
+// SMTP is the SMTP server, to ask for its addresses.
+func (e *Engine) SMTP() *smtpd.Server { return e.smtp }
+
+// HTTP is the injection server, to ask for its addresses.
+func (e *Engine) HTTP() *httpd.Server { return e.http }
+
+// Ready reports why the engine should get no traffic now; nil if it should.
+func (e *Engine) Ready() error {
+	switch {
+	case e.queue.Failed() != nil:
+		return e.queue.Failed()
+	case e.queue.Draining():
+		return mail.ErrDraining
+	case e.queue.Stats().FreeSpaceLow:
+		return mail.ErrDiskFull
+	}
+	return nil
+}

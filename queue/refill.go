@@ -1,0 +1,114 @@
+package queue
+
+import (
+	"time"
+
+	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/queue/spool"
+)
+
+// refill reads rows of s that are due from disk into memory, away from the lock.
+func (q *Queue) refill(s *sched) {
+	if s.refilling || q.ctx.Err() != nil {
+		return
+	}
+	s.refilling = true
+	room := q.room(s)
+	cursor := s.cursor
+	s.next = never // what is noted while we read is noted anew
+	epoch := q.gone.begin()
+	q.sessions.Go(func() {
+		q.refills <- struct{}{}
+		now := time.Now().UnixMilli()
+		entries, next, err := q.spool.Index().Due(s.id, cursor, now, room)
+		<-q.refills
+		if err != nil {
+			q.fail(err)
+			return
+		}
+		msgs := q.loadAll(entries)
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.loaded(s, entries, msgs, next)
+		q.gone.end(epoch)
+	})
+}
+
+// room is how many rows may be read into s.
+func (q *Queue) room(s *sched) int {
+	o := q.options()
+	if len(q.live) >= o.MaxInMemory {
+		return 1 // still some, or a small queue would starve behind a large one
+	}
+	return max(1, min(o.MaxReady-s.fifo.len(), o.MaxInMemory-len(q.live)))
+}
+
+// loadAll reads rows; nil stands for one that memory has already.
+func (q *Queue) loadAll(entries []spool.Entry) []*mail.Message {
+	msgs := make([]*mail.Message, len(entries))
+	for i := range entries {
+		q.mu.Lock()
+		known := q.live[entries[i].ID] != nil
+		q.mu.Unlock()
+		if known {
+			continue
+		}
+		m, err := q.spool.Load(entries[i].Loc)
+		if err != nil {
+			q.log.Error("message cannot be read back; it stays in the index", "message", entries[i].ID.String(), "error", err)
+			q.m.unreadable.Inc()
+			continue
+		}
+		m.Attempts, m.LastReply = entries[i].Attempts, entries[i].LastReply
+		msgs[i] = m
+	}
+	return msgs
+}
+
+// loaded puts rows that were read into the queue; q.mu is held.
+func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, next int64) {
+	s.refilling = false
+	for i, m := range msgs {
+		if m == nil || q.live[m.ID] != nil || q.gone.has(entries[i].Key) {
+			continue
+		}
+		it := &item{msg: m, loc: entries[i].Loc, queue: s, due: entries[i].Due, indexed: true, place: placeReady}
+		q.live[m.ID] = it
+		s.items++
+		s.fifo.push(it)
+		if s.site != nil {
+			s.site.ready++
+		}
+	}
+	if len(entries) > 0 && (s.cursor == nil || compareKey(entries[len(entries)-1].Key, *s.cursor) > 0) {
+		last := entries[len(entries)-1].Key
+		s.cursor = &last
+	}
+	s.next = min(s.next, next)
+	if s.site != nil {
+		q.dispatch(s.site)
+		return
+	}
+	q.activate(s)
+	if s.site == nil {
+		q.timers.set(s)
+		signal(q.timerSet)
+	}
+	q.forgetIdle(s)
+}
+
+func compareKey(a, b spool.Key) int {
+	switch {
+	case a.Due != b.Due:
+		if a.Due < b.Due {
+			return -1
+		}
+		return 1
+	}
+	for i := range a.ID {
+		if a.ID[i] != b.ID[i] {
+			return int(a.ID[i]) - int(b.ID[i])
+		}
+	}
+	return 0
+}

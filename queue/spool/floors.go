@@ -1,0 +1,52 @@
+package spool
+
+import (
+	"sync"
+
+	"github.com/godwit-mta/godwit/internal/seglog"
+)
+
+// floors knows below which position every record has been registered by its
+// Put. Puts overlap: a record may be durable while its owner has not yet
+// put it into the queue, and a checkpoint must not pass it.
+type floors struct {
+	mu   sync.Mutex
+	open []*floor // in order of position
+}
+
+type floor struct {
+	pos  seglog.Pos
+	done bool
+}
+
+// enter notes that a record at or after the log's tail is on its way.
+func (f *floors) enter(tail func() seglog.Pos) *floor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := &floor{pos: tail()}
+	f.open = append(f.open, t)
+	return t
+}
+
+func (f *floors) leave(t *floor) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t.done = true
+	n := 0
+	for n < len(f.open) && f.open[n].done {
+		n++
+	}
+	if n > 0 {
+		f.open = append(f.open[:0], f.open[n:]...)
+	}
+}
+
+// lowest is the position below which everything is registered.
+func (f *floors) lowest(tail func() seglog.Pos) seglog.Pos {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.open) > 0 {
+		return f.open[0].pos
+	}
+	return tail()
+}

@@ -1,0 +1,289 @@
+package spool
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/godwit-mta/godwit/internal/event"
+	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/internal/seglog"
+)
+
+// recovery is the work of one Open.
+type recovery struct {
+	s       *Spool
+	out     Recovery
+	rebuild bool
+	// onDisk, when rebuilding, holds the ids whose changes matter.
+	onDisk   map[mail.ID]bool
+	states   map[mail.ID]*state
+	injected map[mail.ID]bool // first ids of batches whose injected events are logged
+	queues   map[queueName]uint32
+	nextID   uint32
+	shared   map[uint64]int64 // rows per shared body number
+	missing  []event.Event
+	update   indexUpdate
+}
+
+type queueName struct {
+	priority               mail.Priority
+	tenant, stream, domain string
+}
+
+// state is what the changes after the checkpoint say of one message.
+type state struct {
+	key      Key // where the index has it, if it does: as of the first change
+	ended    bool
+	due      int64
+	attempts int
+	reply    string
+}
+
+// recover brings the index up to the tails of both logs. It is one index
+// transaction at its end, so a crash in the middle just starts it again.
+func (s *Spool) recover(ctx context.Context, rebuild bool) (*Recovery, error) {
+	r := &recovery{s: s, rebuild: rebuild, states: map[mail.ID]*state{}, injected: map[mail.ID]bool{}, queues: map[queueName]uint32{}}
+	err := guardFault(s.path(indexFile), r.load)
+	if err != nil {
+		return nil, err
+	}
+	if rebuild {
+		if err := r.collectIDs(); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.replay(); err != nil {
+		return nil, err
+	}
+	if err := r.scan(); err != nil {
+		return nil, err
+	}
+	if err := r.moveIndexed(); err != nil {
+		return nil, err
+	}
+	return &r.out, r.commit(ctx)
+}
+
+// load reads what the index knows.
+func (r *recovery) load() (err error) {
+	s := r.s
+	if s.checkpoint, err = s.index.checkpoint(); err != nil {
+		return err
+	}
+	if r.shared, err = s.index.counts(bucketSharedRows); err != nil {
+		return err
+	}
+	bodies, err := s.index.sharedBodies()
+	if err != nil {
+		return err
+	}
+	for _, c := range bodies {
+		c.rows = r.shared[uint64(c.num)]
+		s.shared[c.ref.ID] = c
+		s.nextShared = max(s.nextShared, c.num)
+		s.segment(c.pos.Seg).fresh++
+	}
+	rows, err := s.index.counts(bucketSegments)
+	if err != nil {
+		return err
+	}
+	for seg, n := range rows {
+		s.segment(seg).indexed = n
+	}
+	queues, err := s.index.Queues()
+	if err != nil {
+		return err
+	}
+	for _, q := range queues {
+		r.queues[queueName{q.Priority, q.Tenant, q.Stream, q.Domain}] = q.ID
+		r.nextID = max(r.nextID, q.ID)
+	}
+	return nil
+}
+
+// collectIDs finds which messages have rows in the segments at all.
+func (r *recovery) collectIDs() error {
+	r.onDisk = map[mail.ID]bool{}
+	return r.records(seglog.Pos{}, func(_ seglog.Record, b *decodedBatch) error {
+		for _, m := range b.messages {
+			r.onDisk[m.ID] = true
+		}
+		return nil
+	})
+}
+
+func (r *recovery) records(from seglog.Pos, f func(seglog.Record, *decodedBatch) error) error {
+	for rec, err := range r.s.log.Scan(from) {
+		if err != nil {
+			return fmt.Errorf("spool: %w", err)
+		}
+		if rec.Type != recordBatch && (rec.Type != recordMoved || !r.rebuild) {
+			continue
+		}
+		b, err := r.s.codec.decodeBatch(rec.Data)
+		if err != nil {
+			return fmt.Errorf("spool: record at %v: %w", rec.Pos, err)
+		}
+		if err := f(rec, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replay reads the event log's changes since the checkpoint.
+func (r *recovery) replay() error {
+	from := r.s.checkpoint
+	for entry, err := range r.s.events.Replay(minPos(from.Injected, from.Events)) {
+		if err != nil {
+			return fmt.Errorf("spool: event log: %w", err)
+		}
+		old := entry.Pos.Compare(from.Events) < 0
+		err := parseChanges(entry.Changes, func(c *Change) {
+			if c.Kind == ChangeInjected {
+				r.injected[c.ID] = true
+			} else if !old && (r.onDisk == nil || r.onDisk[c.ID]) {
+				r.change(c)
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("spool: event log at %v: %w", entry.Pos, err)
+		}
+	}
+	return nil
+}
+
+func (r *recovery) change(c *Change) {
+	r.out.Changes++
+	st := r.states[c.ID]
+	if st == nil {
+		st = &state{key: c.Key()}
+		r.states[c.ID] = st
+	}
+	switch c.Kind {
+	case ChangeEnded:
+		st.ended = true
+	case ChangeDeferred:
+		st.due, st.attempts, st.reply = c.NewDue, c.Attempts, c.Reply
+	}
+}
+
+// scan reads the records after the checkpoint; their live rows go to the index.
+func (r *recovery) scan() error {
+	return r.records(r.s.checkpoint.Records, func(rec seglog.Record, b *decodedBatch) error {
+		r.batch(rec.Pos, b)
+		return nil
+	})
+}
+
+func (r *recovery) batch(pos seglog.Pos, b *decodedBatch) {
+	s := r.s
+	h := b.header
+	if (h.bodyLarge || h.body.Content && h.bodyInline) && s.shared[h.body.ID] == nil {
+		s.nextShared++
+		c := &sharedBody{num: s.nextShared, ref: h.body, tenant: h.contentOwner, until: h.contentUntil,
+			large: h.bodyLarge, pos: pos, off: b.bodyOff}
+		s.shared[h.body.ID] = c
+		s.segment(pos.Seg).fresh++
+		r.update.shared = append(r.update.shared, c)
+	}
+	if b.receipt != nil {
+		r.update.receipts = append(r.update.receipts, b.receipt)
+	}
+	for i, m := range b.messages {
+		r.row(Loc{Seg: pos.Seg, Off: uint32(pos.Off), Row: b.rows[i].off, Len: b.rows[i].len}, h, m)
+	}
+}
+
+func (r *recovery) row(loc Loc, h *header, m *mail.Message) {
+	if !r.rebuild && !r.injected[h.first] && r.s.injectedEvent != nil {
+		r.missing = append(r.missing, r.s.injectedEvent(m))
+	}
+	e := Entry{Key: Key{Queue: r.queue(m), Due: DueOf(m), ID: m.ID}, Loc: loc, Attempts: m.Attempts, LastReply: m.LastReply}
+	if st := r.states[m.ID]; st != nil {
+		if st.ended {
+			return
+		}
+		if st.due != 0 {
+			e.Due, e.Attempts, e.LastReply = st.due, st.attempts, st.reply
+		}
+		delete(r.states, m.ID)
+	}
+	if c := r.s.shared[m.Body.ID]; c != nil {
+		e.Shared = c.num
+		c.rows++
+	}
+	r.out.Replayed++
+	r.update.put = append(r.update.put, e)
+}
+
+func (r *recovery) queue(m *mail.Message) uint32 {
+	name := queueName{m.Priority, m.Tenant, m.Stream, m.Domain()}
+	id := r.queues[name]
+	if id == 0 {
+		r.nextID++
+		id = r.nextID
+		r.queues[name] = id
+		r.update.queues = append(r.update.queues, QueueRecord{ID: id, Priority: m.Priority, Tenant: m.Tenant, Stream: m.Stream, Domain: name.domain})
+	}
+	return id
+}
+
+// moveIndexed applies the changes of rows that the index holds.
+func (r *recovery) moveIndexed() error {
+	return guardFault(r.s.path(indexFile), func() error {
+		for _, st := range r.states {
+			e, ok := r.s.index.entry(st.key)
+			if !ok {
+				continue
+			}
+			r.update.remove = append(r.update.remove, e.Key)
+			if !st.ended && st.due != 0 {
+				e.Due, e.Attempts, e.LastReply = st.due, st.attempts, st.reply
+				r.update.put = append(r.update.put, e)
+			} else if st.ended {
+				r.endShared(e.Shared)
+			}
+		}
+		return nil
+	})
+}
+
+func (r *recovery) endShared(num uint32) {
+	if num == 0 {
+		return
+	}
+	for _, c := range r.s.shared {
+		if c.num == num {
+			c.rows--
+		}
+	}
+}
+
+// commit writes everything in one transaction and starts from the logs' tails.
+func (r *recovery) commit(ctx context.Context) error {
+	s := r.s
+	if len(r.missing) > 0 {
+		if _, err := s.events.Append(ctx, nil, r.missing); err != nil {
+			return fmt.Errorf("spool: event log: %w", err)
+		}
+	}
+	tail := s.events.Tail()
+	r.update.checkpoint = Checkpoint{Records: s.log.Tail(), Events: tail, Injected: tail}
+	d, err := s.index.apply(&r.update)
+	if err != nil {
+		return err
+	}
+	err = s.committed(&pendingFlush{update: &r.update}, d)
+	if err != nil {
+		return err
+	}
+	if err := s.sweepLarge(); err != nil {
+		return err
+	}
+	if r.out.Queues, err = s.index.Queues(); err != nil {
+		return err
+	}
+	r.out.Actions, err = s.index.Actions()
+	return err
+}
