@@ -284,12 +284,14 @@ func TestFileSinkCrashInRotation(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := FileSinkOptions{Path: filepath.Join(dir, "events.log"), RotateSize: 4 << 10}
-			l := openLog(t, filepath.Join(dir, "log"), smallLog(), LogDeps{})
+			l := openLog(t, filepath.Join(dir, "log"), smallLog(), LogDeps{FS: fsys})
 			s := newSink(t, l, o, fsys)
-			l.fs = fsys // the cursor's files
 			n := 0
 			appendNumbered(t, l, &n, 20)
 			drain(t, s, true)
+			if err := s.cursor.Save(); err != nil {
+				t.Fatal(err)
+			}
 			appendNumbered(t, l, &n, 40)
 			rule.Err, rule.Times = syscall.EIO, 1
 			remove := fsys.Inject(rule)

@@ -2,6 +2,7 @@ package render
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -50,7 +51,13 @@ type openBlock struct {
 }
 
 // compile turns a source into a program, or tells the first thing wrong with it.
-func compile(src string, html bool, maxNesting int) (*program, *Error) {
+func compile(src string, html bool, maxNesting int) (p *program, err *Error) {
+	// The cache compiles in a way that a panic could not be caught any more.
+	defer func() {
+		if v := recover(); v != nil {
+			p, err = nil, &Error{Line: 1, Column: 1, Message: "the template could not be processed", internal: fmt.Sprintf("panic: %v", v)}
+		}
+	}()
 	c := &compiler{
 		lib:        theLibrary(),
 		maxNesting: maxNesting,
@@ -246,6 +253,7 @@ func (p *program) render(ctx context.Context, opts *Options, vars map[string]any
 	o := &out{r: r}
 	o.b.Grow(min(p.size+64, int(opts.MaxOutput)))
 	if err := r.body(p.tree.body, o); err != nil {
+		err.temporary = errors.Is(r.stop, errDeadline)
 		return "", err
 	}
 	if r.tooMuch {

@@ -13,6 +13,8 @@ type Error struct {
 	// missing: a filter's argument is a variable that does not exist. An if tag
 	// takes that as false, everything else fails.
 	missing bool
+	// temporary: the deadline, which a less busy machine may meet.
+	temporary bool
 }
 
 // Error implements error.
@@ -22,6 +24,10 @@ func (e *Error) Error() string {
 
 // Position returns the line and column, for callers that do not import render.
 func (e *Error) Position() (line, col int) { return e.Line, e.Column }
+
+// Temporary reports whether rendering the same template with the same variables
+// may succeed later. That is so for the deadline only; every other limit is counted.
+func (e *Error) Temporary() bool { return e.temporary }
 
 // position is a place in the source.
 type position struct{ line, col int }

@@ -51,6 +51,8 @@ const (
 	valueFactor = 16
 )
 
+var errDeadline = errors.New("rendering took longer than the deadline")
+
 // tick counts work and stops the run at its deadline.
 func (r *run) tick(n int) error {
 	r.work += n + 1
@@ -69,7 +71,7 @@ func (r *run) checkClock() error {
 	case r.ctx.Err() != nil:
 		r.stop = r.ctx.Err()
 	case time.Now().After(r.deadline):
-		r.stop = errors.New("rendering took longer than the deadline")
+		r.stop = errDeadline
 	}
 	return r.stop
 }

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/flosch/pongo2/v6"
 )
@@ -122,11 +123,14 @@ func betweenTags(s string) string {
 		}
 		b.WriteString(s[:i+1])
 		s = s[i+1:]
-		if rest := strings.TrimLeft(s, " \t\n\r\f\v\u00a0\u2028\u2029\x1c\x1d\x1e\x1f\x85"); strings.HasPrefix(rest, "<") {
+		if rest := strings.TrimLeftFunc(s, isSpace); strings.HasPrefix(rest, "<") {
 			s = rest
 		}
 	}
 }
+
+// isSpace is what Python's regular expressions take for white space.
+func isSpace(c rune) bool { return unicode.IsSpace(c) || c >= 0x1c && c <= 0x1f }
 
 // withNode binds names for its body.
 type withNode struct {

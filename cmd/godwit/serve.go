@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/godwit-mta/godwit/config"
+	"github.com/godwit-mta/godwit/internal/debugz"
+	"github.com/godwit-mta/godwit/mta"
+	"github.com/godwit-mta/godwit/mta/adminapi"
+)
+
+type serveCmd struct {
+	Config string        `short:"c" required:"" type:"existingfile" help:"Configuration file; \"godwit config defaults\" prints a complete one." placeholder:"FILE"`
+	Grace  time.Duration `default:"30s" help:"How long sessions may finish when the server is told to stop."`
+	Ports  string        `help:"Write the addresses that were bound to this file, as JSON, once everything listens." placeholder:"FILE" type:"path"`
+}
+
+// Help teaches by example.
+func (serveCmd) Help() string {
+	return `SIGHUP reads the configuration again without dropping a connection. SIGTERM and
+SIGINT refuse new mail, let transactions finish, write everything down and end;
+a second one ends at once, which loses nothing either: the next start recovers.
+
+Example:
+  godwit config defaults > godwit.toml
+  godwit config check godwit.toml
+  godwit serve -c godwit.toml`
+}
+
+// Run runs the server until it is told to stop.
+func (c *serveCmd) Run(e *env) error {
+	f, err := config.Load(c.Config)
+	if err != nil {
+		return usageError{err}
+	}
+	s := &server{path: c.Config, grace: c.Grace, level: new(slog.LevelVar)}
+	s.log = s.logger(f, e.errOut)
+	if err := s.start(e.ctx, f); err != nil {
+		return err
+	}
+	if c.Ports != "" {
+		if err := s.writePorts(c.Ports); err != nil {
+			return errors.Join(err, s.stop())
+		}
+	}
+	return s.wait(e.ctx)
+}
+
+// server is a running set of roles.
+type server struct {
+	path   string
+	grace  time.Duration
+	log    *slog.Logger
+	level  *slog.LevelVar
+	engine *mta.Engine
+	admin  *adminapi.Server
+	ops    *debugz.Server
+	fatal  chan error
+
+	started time.Time
+
+	mu     sync.Mutex // guards what a reload changes; one reload at a time
+	file   *config.File
+	loaded time.Time
+}
+
+func (s *server) logger(f *config.File, w io.Writer) *slog.Logger {
+	_ = s.level.UnmarshalText([]byte(f.Log.Level)) // checked when the file was loaded
+	o := &slog.HandlerOptions{Level: s.level}
+	if f.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// start builds and starts everything; on an error it stops what runs.
+func (s *server) start(ctx context.Context, f *config.File) (err error) {
+	s.file, s.started, s.loaded = f, time.Now(), time.Now()
+	s.fatal = make(chan error, 1)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	o, err := f.Engine()
+	if err != nil {
+		return usageError{err}
+	}
+	s.engine, err = mta.New(ctx, o, mta.Deps{Version: version(), Logger: s.log, Registerer: registry,
+		Fatal: func(err error) { s.fatal <- err }})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	r := s.engine.Queue().Recovered()
+	s.log.Info("spool recovered", "volume", s.engine.Queue().Volume().ID.String(), "messages", s.engine.Queue().Queued(),
+		"replayed", r.Replayed, "changes", r.Changes, "took", r.Took)
+	if err = s.startOps(registry); err != nil {
+		return err
+	}
+	if err = s.startAdmin(); err != nil {
+		return err
+	}
+	if err = s.engine.Start(); err != nil {
+		return err
+	}
+	s.log.Info("serving", "hostname", o.Hostname, "config", s.path, "digest", f.Digest(), "version", version())
+	return nil
+}
+
+func (s *server) startOps(registry *prometheus.Registry) error {
+	s.ops = debugz.New(debugz.Options{Listen: s.file.Ops.Listen}, debugz.Deps{Gatherer: registry, Ready: s.engine.Ready,
+		Pages: s.engine.DebugPages(), Logger: s.log, Version: version()})
+	return s.ops.Start()
+}
+
+func (s *server) startAdmin() (err error) {
+	q := adminQueue{s.engine.Queue()}
+	s.admin, err = adminapi.New(s.file.Admin, adminapi.Deps{Inspector: q, Suspender: q, Changer: q, Mover: q, Node: adminNode{s},
+		Level: s.level, Version: version(), Logger: s.log})
+	if err != nil {
+		return err
+	}
+	return s.admin.Start()
+}
+
+// wait blocks until the server is told to stop, reloading on SIGHUP.
+func (s *server) wait(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			if err := s.Reload(ctx); err != nil {
+				s.log.Error("configuration not taken; the old one stays in force", "error", err)
+			}
+		case err := <-s.fatal:
+			return errors.Join(fmt.Errorf("ended because it could no longer record what it does: %w", err), s.stop())
+		case <-ctx.Done():
+			s.log.Info("stopping", "grace", s.grace)
+			return s.stop()
+		}
+	}
+}
+
+// stop ends in reverse order. A second signal ends it at once.
+func (s *server) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.grace)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var errs []error
+	if s.admin != nil {
+		errs = append(errs, s.admin.Stop(ctx))
+	}
+	errs = append(errs, s.engine.Stop(ctx))
+	if s.ops != nil {
+		errs = append(errs, s.ops.Stop(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// Reload reads the configuration file again. On an error nothing changes.
+func (s *server) Reload(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, err := config.Load(s.path)
+	if err != nil {
+		return err
+	}
+	o, err := f.Engine()
+	if err != nil {
+		return err
+	}
+	if err := s.engine.Reload(ctx, o); err != nil {
+		return err
+	}
+	if err := s.admin.Reload(f.Admin); err != nil {
+		return fmt.Errorf("admin.%w", err)
+	}
+	_ = s.level.UnmarshalText([]byte(f.Log.Level)) // checked by Load
+	s.file, s.loaded = f, time.Now()
+	s.log.Info("configuration taken", "digest", f.Digest())
+	return nil
+}

@@ -1,0 +1,141 @@
+package deps
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/godwit-mta/godwit/"
+
+// layers lists, for each part of the tree, what it may import of the project.
+// The longest prefix that matches a package counts. Tests may import more:
+// only files that are built into the program are looked at.
+var layers = map[string][]string{
+	"cmd/":             {"config", "mta", "queue", "bounce", "internal/"},
+	"config":           {"mta", "queue", "bounce", "internal/"},
+	"mta":              {"mta/", "queue", "bounce", "internal/"},
+	"mta/smtp":         {},
+	"mta/smtpd":        {"mta/smtp", "mta/accept", "internal/passwd", "internal/mail", "internal/units"},
+	"mta/httpd":        {"mta/accept", "mta/injectapi", "internal/"},
+	"mta/injectapi":    {"internal/wire", "internal/mail"},
+	"mta/adminapi":     {"internal/"},
+	"mta/accept":       {"internal/mail", "internal/units"},
+	"mta/compose":      {"internal/mail", "internal/units"},
+	"mta/deliver":      {"mta/dns", "internal/mail", "internal/units"},
+	"mta/dkim":         {"internal/units"},
+	"mta/dns":          {"internal/units"},
+	"mta/dns/dnstest":  {},
+	"mta/route":        {"mta/dns", "internal/mail", "internal/units"},
+	"queue":            {"queue/spool", "internal/event", "internal/mail", "internal/seglog", "internal/units"},
+	"queue/spool":      {"internal/event", "internal/faultfs", "internal/mail", "internal/seglog", "internal/units"},
+	"bounce/":          {"internal/mail", "internal/units"},
+	"internal/mail":    {},
+	"internal/units":   {},
+	"internal/faultfs": {},
+	"internal/trace":   {},
+	"internal/debugz":  {},
+	"internal/deps":    {},
+	"internal/passwd":  {},
+	"internal/openapi": {},
+	"internal/seglog":  {"internal/faultfs", "internal/mail", "internal/units"},
+	"internal/event":   {"internal/faultfs", "internal/mail", "internal/seglog", "internal/units"},
+	"internal/ledger":  {"internal/mail"},
+	"internal/sink":    {"internal/ledger", "internal/mail", "internal/units"},
+	"internal/load":    {"internal/ledger", "internal/mail", "internal/units"},
+	"internal/render":  {"internal/units"},
+	"internal/wire":    {"internal/openapi", "internal/units"},
+	"test/":            {"internal/"},
+}
+
+func TestImports(t *testing.T) {
+	root := filepath.Join("..", "..")
+	seen := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); name == "testdata" || name != ".." && strings.HasPrefix(name, ".") && len(name) > 1 {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		seen++
+		rel, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		checkFile(t, filepath.ToSlash(rel), path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen < 50 {
+		t.Fatalf("only %d files found: the walk is broken", seen)
+	}
+}
+
+func checkFile(t *testing.T, pkg, path string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	allowed, ok := allowedFor(pkg)
+	if !ok {
+		t.Errorf("%s: package %s is not in the import table of internal/deps", path, pkg)
+		return
+	}
+	for _, spec := range f.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		of, ours := strings.CutPrefix(imported, module)
+		if !ours || under(of, pkg+"/") {
+			continue
+		}
+		if !slices.ContainsFunc(allowed, func(a string) bool { return under(of, a) }) {
+			t.Errorf("%s: %s must not import %s", path, pkg, of)
+		}
+	}
+}
+
+// under reports whether pkg is prefix, or below it when prefix ends in a slash.
+func under(pkg, prefix string) bool {
+	return pkg == prefix || strings.HasSuffix(prefix, "/") && strings.HasPrefix(pkg, prefix) ||
+		prefix == "mta" && pkg == "mta" || prefix == "bounce" && strings.HasPrefix(pkg, "bounce/")
+}
+
+// allowedFor finds the entry of the longest prefix.
+func allowedFor(pkg string) (allowed []string, ok bool) {
+	best := -1
+	for prefix, list := range layers {
+		if len(prefix) > best && (pkg == prefix || strings.HasSuffix(prefix, "/") && strings.HasPrefix(pkg+"/", prefix)) {
+			best, allowed, ok = len(prefix), list, true
+		}
+	}
+	return allowed, ok
+}
+
+// TestTableHasNoGhosts keeps the table honest: an entry must match something.
+func TestTableHasNoGhosts(t *testing.T) {
+	for prefix := range layers {
+		pattern := filepath.Join("..", "..", filepath.FromSlash(strings.TrimSuffix(prefix, "/")))
+		if m, err := filepath.Glob(pattern); err != nil || len(m) == 0 {
+			t.Errorf("%s is in the table but not in the tree", prefix)
+		}
+	}
+}
