@@ -293,7 +293,7 @@ func (q *Queue) adopt(entries []spool.Entry, msgs []*mail.Message, s *sched, p p
 		if m == nil || q.live[m.ID] != nil || q.gone.has(entries[i].Key) {
 			continue
 		}
-		it := &item{msg: m, loc: entries[i].Loc, queue: s, due: entries[i].Due, indexed: true, place: p}
+		it := adopted(m, &entries[i], s, p)
 		q.live[m.ID] = it
 		s.items++
 		items = append(items, it)
@@ -332,7 +332,7 @@ func (q *Queue) Retry(ctx context.Context, f Filter) (n int, err error) {
 	q.mu.Lock()
 	for _, it := range q.live {
 		if it.place == placeParked && it.due > now && f.queue(it.queue) && f.message(it.msg) {
-			it.due = now
+			q.move(it, now)
 			n++
 		}
 	}

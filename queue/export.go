@@ -109,6 +109,7 @@ type importer struct {
 	body   mail.ID
 	stored int
 	known  int
+	have   map[mail.ID]struct{} // in the queue when the import began
 }
 
 // Import reads what Export wrote. Messages keep their ids, attempts and due
@@ -116,6 +117,9 @@ type importer struct {
 func (q *Queue) Import(ctx context.Context, r io.Reader) (stored, known int, err error) {
 	in := json.NewDecoder(bufio.NewReaderSize(r, 64<<10))
 	imp := &importer{q: q, bodies: map[mail.ID]*exportBody{}}
+	if imp.have, err = q.allIDs(); err != nil {
+		return 0, 0, fmt.Errorf("import: %w", err)
+	}
 	for line := 1; ; line++ {
 		var l exportLine
 		if err := in.Decode(&l); err == io.EOF {
@@ -152,7 +156,7 @@ func (imp *importer) message(ctx context.Context, l *exportLine) error {
 	if m.ID.IsZero() || m.Domain() == "" {
 		return fmt.Errorf("%w: message has no id or recipient", ErrBadImport)
 	}
-	if imp.q.has(m.ID) {
+	if _, known := imp.have[m.ID]; known {
 		imp.known++
 		return nil
 	}
@@ -188,9 +192,18 @@ func (imp *importer) flush(ctx context.Context) error {
 	return nil
 }
 
-// has reports whether a message is in memory; rows only on disk are found by Find.
-func (q *Queue) has(id mail.ID) bool {
+// allIDs is every message of the queue, in memory and on disk. Memory comes
+// first: what moves to disk meanwhile is then in either.
+func (q *Queue) allIDs() (map[mail.ID]struct{}, error) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.live[id] != nil
+	ids := make(map[mail.ID]struct{}, q.queued)
+	for id := range q.live {
+		ids[id] = struct{}{}
+	}
+	q.mu.Unlock()
+	err := q.spool.Index().Scan(0, func(e spool.Entry) bool {
+		ids[e.ID] = struct{}{}
+		return true
+	})
+	return ids, err
 }

@@ -160,7 +160,10 @@ func (q *Queue) encode(f *finished, o *Options, now time.Time, changes []byte, e
 	}
 	it, out := f.item, &f.outcome
 	attempts := it.msg.Attempts + 1
-	c := spool.Change{Kind: spool.ChangeEnded, ID: it.msg.ID, Queue: it.queue.id, Due: it.due}
+	q.mu.Lock()
+	key := it.changeKey()
+	q.mu.Unlock()
+	c := spool.Change{Kind: spool.ChangeEnded, ID: key.ID, Queue: key.Queue, Due: key.Due}
 	if out.Kind == mail.Deferred || out.Kind == mail.Ambiguous {
 		rule := o.rule(it.msg, f.provider)
 		next := now.Add(rule.wait(attempts, rand.Float64()))
@@ -228,7 +231,10 @@ func (q *Queue) applyFinished(f *finished) {
 // move gives an item another due time. It stays in memory until the index has it there.
 func (q *Queue) move(it *item, due int64) {
 	if it.indexed {
-		q.forgetRow(it.key())
+		q.gone.add(it.row) // planPut removes it
+	}
+	if !it.listed {
+		it.listed = true
 		q.moved = append(q.moved, it)
 	}
 	it.due = due
@@ -249,7 +255,7 @@ func (q *Queue) ended(it *item) {
 	q.queued--
 	it.queue.items--
 	if it.indexed {
-		q.forgetRow(it.key())
+		q.forgetRow(it.row)
 		q.spool.Ended(it.msg)
 	} else {
 		q.spool.Forget(it.msg, it.loc)

@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"context"
+	"slices"
 	"time"
 
-	"github.com/godwit-mta/godwit/internal/seglog"
+	"github.com/godwit-mta/godwit/internal/mail"
 	"github.com/godwit-mta/godwit/queue/spool"
 )
 
@@ -18,16 +20,51 @@ func (q *Queue) flushLoop() {
 		case <-q.ctx.Done():
 			return
 		case <-ticker.C:
-		}
-		if err := q.flush(false); err != nil {
-			q.log.Error("index not written; trying again", "error", err)
-			q.m.flushErrors.Inc()
+			q.flushSome(false)
+		case <-q.flushNow:
+			q.flushSome(true)
 		}
 		if time.Since(housekeeping) > 10*time.Second {
 			housekeeping = time.Now()
 			q.housekeep()
 		}
 		q.resumeExpired()
+	}
+}
+
+// flushSome flushes until the backlog is written. In a hurry the young rows go too.
+func (q *Queue) flushSome(hurry bool) {
+	for {
+		more, err := q.flushGroup(hurry)
+		if err != nil {
+			q.log.Error("index not written; trying again", "error", err)
+			q.m.flushErrors.Inc()
+			return
+		}
+		if !more || q.ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// awaitRoom waits while memory holds more messages than it may, for the index
+// to take some. It is what slows down injectors that outrun the disk.
+func (q *Queue) awaitRoom(ctx context.Context) error {
+	for {
+		q.mu.Lock()
+		room, settled := len(q.live) <= 2*q.options().MaxInMemory, q.settled
+		q.mu.Unlock()
+		if room {
+			return nil
+		}
+		signal(q.flushNow)
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return mail.ErrQueueFull
+		case <-q.ctx.Done():
+			return mail.ErrDraining
+		}
 	}
 }
 
@@ -49,68 +86,65 @@ func (q *Queue) housekeep() {
 type plan struct {
 	spool.Flush
 	parked []*item
-	keys   []spool.Key // of parked items, as written
+	more   bool // rows were left for the next group
 }
+
+// groupRows bounds one index transaction, whose dirty pages are in memory.
+const groupRows = 10_000
 
 func (p *plan) empty() bool { return len(p.Put)+len(p.Remove)+len(p.Actions) == 0 }
 
-// flush writes one group to the index. With all, everything in memory goes
+// flush writes what is to be written now. With all, everything in memory goes
 // there, for a quick restart; nothing may be put meanwhile.
 func (q *Queue) flush(all bool) error {
+	for {
+		more, err := q.flushGroup(all)
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// flushGroup writes one group to the index, in one transaction, and reports
+// whether there is another.
+func (q *Queue) flushGroup(young bool) (more bool, err error) {
 	q.flushMu.Lock()
 	defer q.flushMu.Unlock()
 	if err := q.spool.Retry(); err != nil {
-		return err
+		return false, err
 	}
 	if q.unsettled != nil {
 		q.settle(q.unsettled)
 		q.unsettled = nil
 	}
-	horizon := q.spool.Horizon()
-	p := q.plan(horizon, all)
-	if !all && p.empty() && p.Horizon == q.flushed.Horizon && p.Events == q.flushed.Events && !q.spool.Due(time.Now()) {
-		return nil // nothing happened since the last flush
+	p := q.plan(q.spool.Horizon(), young)
+	if p.empty() && p.Horizon == q.flushed.Horizon && p.Events == q.flushed.Events && !q.spool.Due(time.Now()) {
+		return false, nil // nothing happened since the last flush
 	}
-	q.flushed = p.Flush
-	q.unsettled = p
+	q.flushed, q.unsettled = p.Flush, p
 	if err := q.spool.Flush(&p.Flush, time.Now()); err != nil {
-		return err
+		return false, err
 	}
 	q.settle(p)
 	q.unsettled = nil
-	return nil
+	return p.more, nil
 }
 
 // plan collects the group. Rows of records before the horizon of the previous
 // flush go to the index: those after it are young and most will be gone soon.
-func (q *Queue) plan(horizon seglog.Pos, all bool) *plan {
+func (q *Queue) plan(horizon spool.Horizon, young bool) *plan {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p := &plan{}
 	p.Horizon, p.Events = q.horizon, q.applied
-	if all {
+	if young {
 		p.Horizon = horizon
 	}
-	p.Injected = q.eventTails[0]
-	copy(q.eventTails[:], q.eventTails[1:])
-	q.eventTails[eventTailMemory-1] = q.applied
 	q.horizon = horizon
 	queues := map[uint32]bool{}
-	kept := q.unindexed[:0]
-	for _, it := range q.unindexed {
-		switch {
-		case it.place == placeEnded:
-		case it.loc.Pos().Compare(p.Horizon) >= 0:
-			kept = append(kept, it)
-		default:
-			p.Fresh = append(p.Fresh, it.loc.Seg)
-			it.indexed = true
-			q.planPut(p, it, queues)
-		}
-	}
-	clear(q.unindexed[len(kept):])
-	q.unindexed = kept
+	q.planFresh(p, queues)
 	for _, it := range q.moved {
+		it.listed = false
 		if it.place == placeParked {
 			q.planPut(p, it, queues)
 		}
@@ -121,6 +155,43 @@ func (q *Queue) plan(horizon seglog.Pos, all bool) *plan {
 	return p
 }
 
+// planFresh takes the rows before the plan's horizon that the index has not
+// seen. If they are too many for one group the horizon is lowered: a
+// checkpoint must have every row before it.
+func (q *Queue) planFresh(p *plan, queues map[uint32]bool) {
+	var due []*item
+	kept := q.unindexed[:0]
+	for _, it := range q.unindexed {
+		switch {
+		case it.place == placeEnded:
+		case it.loc.Pos().Compare(p.Horizon.Records) < 0:
+			due = append(due, it)
+		default:
+			kept = append(kept, it)
+		}
+	}
+	if len(due) > groupRows {
+		slices.SortFunc(due, func(a, b *item) int { return a.loc.Pos().Compare(b.loc.Pos()) })
+		n := groupRows
+		for n < len(due) && due[n].loc.Pos() == due[n-1].loc.Pos() {
+			n++ // a record's rows go together
+		}
+		if n < len(due) {
+			// Records behind it are no older than the last checkpoint, nor are their events.
+			p.Horizon.Records, p.Horizon.Events, p.more = due[n].loc.Pos(), q.flushed.Horizon.Events, true
+			kept = append(kept, due[n:]...)
+			due = due[:n]
+		}
+	}
+	clear(q.unindexed[min(len(kept), len(q.unindexed)):])
+	q.unindexed = kept
+	for _, it := range due {
+		p.Fresh = append(p.Fresh, it.loc.Seg)
+		it.listed = false
+		q.planPut(p, it, queues)
+	}
+}
+
 func (q *Queue) planPut(p *plan, it *item, queues map[uint32]bool) {
 	s := it.queue
 	if it.place == placeParked {
@@ -129,12 +200,15 @@ func (q *Queue) planPut(p *plan, it *item, queues map[uint32]bool) {
 			it.due = now + 1
 		}
 		p.parked = append(p.parked, it)
-		p.keys = append(p.keys, it.key())
 	}
 	if !queues[s.id] {
 		queues[s.id] = true
 		p.Queues = append(p.Queues, s.record())
 	}
+	if it.indexed && it.row != it.key() {
+		q.removes = append(q.removes, it.row)
+	}
+	it.indexed, it.row = true, it.key()
 	p.Put = append(p.Put, it.entry(q.spool.SharedNumber(it.msg)))
 }
 
@@ -143,9 +217,11 @@ func (q *Queue) settle(p *plan) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.gone.settle(p.Remove)
-	for i, it := range p.parked {
-		if it.place != placeParked || it.key() != p.keys[i] {
-			continue // an operator's action took it up again
+	close(q.settled)
+	q.settled = make(chan struct{})
+	for _, it := range p.parked {
+		if it.place != placeParked || it.listed {
+			continue // taken up again meanwhile, or to be written once more
 		}
 		delete(q.live, it.msg.ID)
 		it.queue.items--

@@ -14,7 +14,7 @@ type Options struct {
 	Path        string         `toml:"path" doc:"Directory of the spool volume: bodies, index and event log."`
 	MaxMessages int64          `toml:"max_messages" doc:"Messages in the queue beyond which new ones are refused with 452 or 503."`
 	MaxReady    int            `toml:"max_ready" doc:"Messages of one scheduled queue kept in memory for delivery; the others wait on disk."`
-	MaxInMemory int            `toml:"max_in_memory" doc:"Messages kept in memory in all; the others wait on disk."`
+	MaxInMemory int            `toml:"max_in_memory" doc:"Messages kept in memory for delivery in all; the others wait on disk. Injectors wait when twice as many have not reached the disk's index."`
 	BodyMemory  units.Size     `toml:"body_memory" doc:"Memory for bodies of just accepted messages; beyond it they are read back from disk for delivery."`
 	GroupDelay  units.Duration `toml:"group_delay" doc:"How long outcomes are collected before one write makes them durable; a crash repeats at most the deliveries of this time."`
 	IndexEvery  units.Duration `toml:"index_every" doc:"How often messages that are still waiting are written to the index."`
@@ -55,7 +55,7 @@ type DSNOptions struct {
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
 	return Options{
-		Path: "/var/lib/godwit", MaxMessages: 20_000_000, MaxReady: 1000, MaxInMemory: 50_000,
+		Path: "/var/lib/godwit", MaxMessages: 20_000_000, MaxReady: 1000, MaxInMemory: 20_000,
 		BodyMemory: 128 << 20, GroupDelay: units.Duration(10 * time.Millisecond), IndexEvery: units.Duration(time.Second),
 		Sessions: 20, MaxSessions: 2000, SessionIdle: units.Duration(5 * time.Second), MaxPerTransaction: 100,
 		HoldMax: units.Duration(time.Minute),

@@ -17,6 +17,9 @@ func (q *Queue) Put(ctx context.Context, b *mail.Batch) error {
 	if q.draining.Load() {
 		return mail.ErrDraining
 	}
+	if err := q.awaitRoom(ctx); err != nil {
+		return err
+	}
 	return q.put(ctx, b)
 }
 
@@ -52,7 +55,7 @@ func (q *Queue) register(b *mail.Batch, locs []spool.Loc) {
 	defer q.mu.Unlock()
 	q.queued += int64(len(b.Messages))
 	for i, m := range b.Messages {
-		it := &item{msg: m, loc: locs[i], queue: q.sched(m), due: spool.DueOf(m)}
+		it := &item{msg: m, loc: locs[i], queue: q.sched(m), due: spool.DueOf(m), listed: true}
 		q.unindexed = append(q.unindexed, it)
 		q.live[m.ID] = it
 		it.queue.items++

@@ -93,36 +93,33 @@ type Queue struct {
 	refills  chan struct{} // limits concurrent refills
 	routing  chan struct{} // limits concurrent route lookups
 
-	mu         sync.Mutex
-	live       map[mail.ID]*item
-	names      map[name]*sched
-	nextID     uint32
-	sites      map[string]*site
-	timers     timers
-	timerSet   chan struct{}
-	unindexed  []*item     // in order of registration
-	gone       goneRows    // over, but the index may still show them
-	unsettled  *plan       // a flush whose index transaction has not succeeded yet; guarded by flushMu
-	starved    []*site     // wait for one of the connections that others have
-	moved      []*item     // parked, and the index has them under another key
-	removes    []spool.Key // rows of the index that ended or moved
-	queued     int64       // live messages, in memory and on disk
-	bodyBytes  int64
-	openCount  int // sessions in all
-	applied    seglog.Pos
-	suspended  map[string]*Suspension
-	actions    map[string][]byte // to be stored with the next flush
-	horizon    seglog.Pos        // what Horizon said at the last flush
-	eventTails [eventTailMemory]seglog.Pos
-	flushed    spool.Flush // the last one; guarded by flushMu
-	flushMu    sync.Mutex  // one flush at a time; taken before mu
+	mu        sync.Mutex
+	live      map[mail.ID]*item
+	names     map[name]*sched
+	nextID    uint32
+	sites     map[string]*site
+	timers    timers
+	timerSet  chan struct{}
+	flushNow  chan struct{} // asks for a flush before its time
+	settled   chan struct{} // closed and renewed at each flush
+	unindexed []*item       // in order of registration
+	gone      goneRows      // over, but the index may still show them
+	unsettled *plan         // a flush whose index transaction has not succeeded yet; guarded by flushMu
+	starved   []*site       // wait for one of the connections that others have
+	moved     []*item       // parked, and the index has them under another key
+	removes   []spool.Key   // rows of the index that ended or moved
+	queued    int64         // live messages, in memory and on disk
+	bodyBytes int64
+	openCount int // sessions in all
+	applied   seglog.Pos
+	suspended map[string]*Suspension
+	actions   map[string][]byte // to be stored with the next flush
+	horizon   spool.Horizon     // what Horizon said at the last flush
+	flushed   spool.Flush       // the last one; guarded by flushMu
+	flushMu   sync.Mutex        // one flush at a time; taken before mu
 
 	fin finisher
 }
-
-// eventTailMemory is how many flushes back the injected events of records
-// after the checkpoint may lie.
-const eventTailMemory = 8
 
 // Open takes the volume into use, recovers it and returns a queue that takes
 // messages; Start begins delivery.
@@ -133,7 +130,7 @@ func Open(ctx context.Context, o Options, d Deps) (*Queue, error) {
 	q := &Queue{d: d, log: d.Logger,
 		refills: make(chan struct{}, 4), routing: make(chan struct{}, 256),
 		live: map[mail.ID]*item{}, gone: newGoneRows(), names: map[name]*sched{}, sites: map[string]*site{},
-		timerSet: make(chan struct{}, 1), suspended: map[string]*Suspension{}, actions: map[string][]byte{}}
+		timerSet: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), settled: make(chan struct{}), suspended: map[string]*Suspension{}, actions: map[string][]byte{}}
 	q.o.Store(&o)
 	q.ctx, q.stop = context.WithCancel(context.WithoutCancel(ctx))
 	sp, r, err := spool.Open(ctx, o.Path, o.Spool, spool.Deps{Events: o.Events, Logger: d.Logger,
@@ -164,12 +161,9 @@ func (q *Queue) restore(r *spool.Recovery) error {
 		q.queued += rec.Rows
 		q.timers.set(s)
 	}
-	tail := q.spool.EventLog().Tail()
-	q.applied = tail
-	for i := range q.eventTails {
-		q.eventTails[i] = tail
-	}
+	q.applied = q.spool.EventLog().Tail()
 	q.horizon = q.spool.Horizon()
+	q.flushed.Horizon, q.flushed.Events = q.horizon, q.applied
 	return q.restoreSuspensions(r.Actions)
 }
 
@@ -303,12 +297,10 @@ func (q *Queue) onDisk(s *sched, due int64) {
 	if s.cursor != nil && due <= s.cursor.Due {
 		s.cursor = nil
 	}
-	if due < s.next {
-		s.next = due
-		q.timers.set(s)
-		if s.at == 0 {
-			signal(q.timerSet)
-		}
+	s.next = min(s.next, due)
+	q.timers.set(s)
+	if s.at == 0 {
+		signal(q.timerSet)
 	}
 }
 

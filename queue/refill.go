@@ -15,7 +15,8 @@ func (q *Queue) refill(s *sched) {
 	s.refilling = true
 	room := q.room(s)
 	cursor := s.cursor
-	s.next = never // what is noted while we read is noted anew
+	s.next = never  // what is noted while we read is noted anew
+	q.timers.set(s) // the heap must never hold a queue under a time that it no longer has
 	epoch := q.gone.begin()
 	q.sessions.Go(func() {
 		q.refills <- struct{}{}
@@ -72,7 +73,7 @@ func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, ne
 		if m == nil || q.live[m.ID] != nil || q.gone.has(entries[i].Key) {
 			continue
 		}
-		it := &item{msg: m, loc: entries[i].Loc, queue: s, due: entries[i].Due, indexed: true, place: placeReady}
+		it := adopted(m, &entries[i], s, placeReady)
 		q.live[m.ID] = it
 		s.items++
 		s.fifo.push(it)
@@ -85,15 +86,13 @@ func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, ne
 		s.cursor = &last
 	}
 	s.next = min(s.next, next)
+	q.timers.set(s)
+	signal(q.timerSet)
 	if s.site != nil {
 		q.dispatch(s.site)
 		return
 	}
 	q.activate(s)
-	if s.site == nil {
-		q.timers.set(s)
-		signal(q.timerSet)
-	}
 	q.forgetIdle(s)
 }
 

@@ -30,11 +30,27 @@ type item struct {
 	msg     *mail.Message
 	loc     spool.Loc
 	queue   *sched
-	due     int64 // Unix milliseconds: its key in the index, whether it is there or not
+	due     int64 // Unix milliseconds
 	body    []byte
 	charge  int64 // bytes of body counted against the budget
 	place   place
-	indexed bool
+	indexed bool      // the index has it, or a flush under way brings it there,
+	row     spool.Key // under this key; due may have changed since
+	listed  bool      // in Queue.unindexed or Queue.moved, for the next flush
+}
+
+// adopted is an item of a row that was read from the index.
+func adopted(m *mail.Message, e *spool.Entry, s *sched, p place) *item {
+	return &item{msg: m, loc: e.Loc, queue: s, due: e.Due, place: p, indexed: true, row: e.Key}
+}
+
+// changeKey is the key that a change of the item is logged with: where the
+// index has it, or else where it will have it.
+func (it *item) changeKey() spool.Key {
+	if it.indexed {
+		return it.row
+	}
+	return it.key()
 }
 
 func (it *item) key() spool.Key { return spool.Key{Queue: it.queue.id, Due: it.due, ID: it.msg.ID} }

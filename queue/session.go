@@ -81,7 +81,10 @@ func (q *Queue) unroutable(s *sched, err error) {
 	q.finishLocked(s.fifo.take(), &out, "")
 	if s.next <= time.Now().UnixMilli() {
 		q.refill(s)
+		return
 	}
+	q.timers.set(s)
+	signal(q.timerSet)
 }
 
 // outcomeOf takes the outcome out of an error; any other error is a deferral
@@ -351,7 +354,12 @@ func (q *Queue) openFailed(st *site, group []*item, err error) {
 	st.hold = time.Now().Add(pause)
 	provider := st.provider
 	q.finishLocked(group, &out, provider)
-	q.finishLocked(st.takeAll(), &out, provider)
+	left := st.takeAll()
+	for _, it := range left {
+		q.timers.set(it.queue) // it competes no more; what it has on disk must wake it
+	}
+	signal(q.timerSet)
+	q.finishLocked(left, &out, provider)
 	if st.failures > 0 && st.sessions == 1 {
 		q.forgetAfter(st, pause)
 	}

@@ -18,7 +18,7 @@ type corpusCase struct {
 	Vars     map[string]any `json:"vars"`
 	Mode     string         `json:"mode"`
 	Output   *string        `json:"output"`
-	Error    string         `json:"error"`
+	Error    string         `json:"error"` // Python's exception
 	// KnownDifference is why we deviate. A case that has one and agrees fails.
 	KnownDifference string `json:"known_difference"`
 }

@@ -160,6 +160,9 @@ func TestHostile(t *testing.T) {
 		runAttack(t, name)
 		return
 	}
+	if raceDetector {
+		t.Skip("one goroutine in each process: nothing for the race detector, at ten times the cost")
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

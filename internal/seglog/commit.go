@@ -214,7 +214,11 @@ func (l *Log) place(r *request) {
 }
 
 // flush makes the group durable and ends its requests.
-func (l *Log) flush() error {
+func (l *Log) flush() error { return l.flushTo(l.off) }
+
+// flushTo is flush where records end at end: before the seal, if the group has
+// one, which readers may pass only when the next segment is active.
+func (l *Log) flushTo(end int64) error {
 	g := &l.group
 	if len(g.bufs) == 0 {
 		return nil
@@ -231,7 +235,7 @@ func (l *Log) flush() error {
 		l.count.records.Add(uint64(len(g.requests)))
 		l.count.bytes.Add(uint64(g.bytes) - uint64(len(g.requests))*HeaderSize)
 		l.mu.Lock()
-		l.tail = Pos{Seg: l.cur.seq, Off: l.off}
+		l.tail = Pos{Seg: l.cur.seq, Off: end}
 		l.mu.Unlock()
 		if !l.asked && l.off >= l.fillMark() {
 			l.asked = true
@@ -288,8 +292,9 @@ func (l *Log) switchSegment() error {
 	}
 	h.encode(&l.seal, l.off)
 	g.bufs = append(g.bufs, l.seal[:], l.sealData[:])
+	end := l.off
 	l.off += sealSize
-	if err := l.flush(); err != nil {
+	if err := l.flushTo(end); err != nil {
 		l.returnSpare(next)
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -217,6 +218,36 @@ func TestConcurrentAppendsShareCommits(t *testing.T) {
 	}
 	if st := l.Stats(); st.Commits >= st.Records {
 		t.Errorf("%d commits for %d records of 20 callers: nothing was grouped", st.Commits, st.Records)
+	}
+}
+
+// TestFollowing reads behind two writers through many rolls: a reader at the tail sees every record once and no damage.
+func TestFollowing(t *testing.T) {
+	l := open(t, t.TempDir(), small(), nil)
+	const writers, each = 2, 800
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for range each {
+				if _, err := l.Append(context.Background(), 1, make([]byte, 700)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	defer wg.Wait()
+	var at Pos
+	for n := 0; n < writers*each; {
+		for rec, err := range l.Scan(at) {
+			if err != nil {
+				t.Fatalf("at %v after %d records: %v", at, n, err)
+			}
+			n, at = n+1, rec.Next
+		}
+		runtime.Gosched()
 	}
 }
 

@@ -55,8 +55,7 @@ func (s *scanner) next() (Record, error) {
 		if s.pos.IsZero() {
 			s.pos.Seg = s.log.firstSegment()
 		}
-		seg, next, freed := s.log.find(s.pos.Seg)
-		tail := s.log.Tail()
+		seg, next, freed, tail := s.log.find(s.pos.Seg)
 		switch {
 		case seg == nil && s.pos.Seg > tail.Seg, seg != nil && s.pos.Seg == tail.Seg && s.pos.Off > tail.Off:
 			return Record{}, &CorruptError{
@@ -241,7 +240,7 @@ func (l *Log) ReadAt(p []byte, seg uint64, off int64) (int, error) {
 
 // locate returns a live segment and the end of what may be read of it.
 func (l *Log) locate(seq uint64) (*segment, int64, error) {
-	s, _, freed := l.find(seq)
+	s, _, freed, _ := l.find(seq)
 	if s == nil && freed {
 		return nil, 0, fmt.Errorf("seglog: segment %d: %w", seq, ErrFreed)
 	}

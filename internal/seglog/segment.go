@@ -140,18 +140,18 @@ func (s *segment) close(why error) (wasOpen bool, err error) {
 }
 
 // find returns the live segment with the given number. When there is none, next is
-// the live one that follows, and freed tells that its absence is in order.
-func (l *Log) find(seq uint64) (s, next *segment, freed bool) {
+// the live one that follows, and freed tells that its absence is in order. tail is of the same moment.
+func (l *Log) find(seq uint64) (s, next *segment, freed bool, tail Pos) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	i := l.search(seq)
 	if i < len(l.segs) {
 		next = l.segs[i]
 		if next.seq == seq {
-			return next, nil, false
+			return next, nil, false, l.tail
 		}
 	}
-	return nil, next, seq < l.oldest || l.freed[seq]
+	return nil, next, seq < l.oldest || l.freed[seq], l.tail
 }
 
 // search returns the index of the first live segment numbered seq or higher. Log.mu is held.

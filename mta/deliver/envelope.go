@@ -134,9 +134,6 @@ func (t *transaction) check() *mail.Outcome {
 	if c.maxSize > 0 && t.content.Size > c.maxSize {
 		return refuse(552, "5.3.4", "message of "+strconv.FormatInt(t.content.Size, 10)+" bytes exceeds the limit of "+strconv.FormatInt(c.maxSize, 10)+" that "+t.s.host+" states")
 	}
-	if t.content.EightBit && !c.eightBit {
-		return refuse(554, "5.6.3", t.s.host+" does not offer 8BITMIME and the message needs it")
-	}
 	if !wellFormed(m.ReversePath) {
 		return refuse(553, "5.1.7", "reverse path is not an address")
 	}
@@ -154,6 +151,8 @@ func (t *transaction) check() *mail.Outcome {
 			t.out[i] = *refuse(553, "5.1.3", "recipient is not an address")
 		case needs && !c.utf8:
 			t.out[i] = *noUTF8(t.s.host)
+		case t.content.EightBit && !c.eightBit: // after SMTPUTF8, which a peer without it lacks for good
+			t.out[i] = *refuse(554, "5.6.3", t.s.host+" does not offer 8BITMIME and the message needs it")
 		default:
 			t.utf8 = t.utf8 || needs
 			keep = append(keep, i)

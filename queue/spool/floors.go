@@ -15,15 +15,20 @@ type floors struct {
 }
 
 type floor struct {
-	pos  seglog.Pos
+	Horizon
 	done bool
 }
 
+// Horizon is a pair of places in the two logs: every record before Records is
+// registered with the queue, and whatever the event log has about records at
+// or after Records stands at or after Events.
+type Horizon struct{ Records, Events seglog.Pos }
+
 // enter notes that a record at or after the log's tail is on its way.
-func (f *floors) enter(tail func() seglog.Pos) *floor {
+func (f *floors) enter(tails func() Horizon) *floor {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	t := &floor{pos: tail()}
+	t := &floor{Horizon: tails()}
 	f.open = append(f.open, t)
 	return t
 }
@@ -41,12 +46,12 @@ func (f *floors) leave(t *floor) {
 	}
 }
 
-// lowest is the position below which everything is registered.
-func (f *floors) lowest(tail func() seglog.Pos) seglog.Pos {
+// lowest is the horizon below which everything is registered.
+func (f *floors) lowest(tails func() Horizon) Horizon {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.open) > 0 {
-		return f.open[0].pos
+		return f.open[0].Horizon
 	}
-	return tail()
+	return tails()
 }

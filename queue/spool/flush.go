@@ -13,11 +13,10 @@ import (
 type Flush struct {
 	// Horizon must come from an earlier call of Horizon: every row of a record
 	// before it is in the index, in Put, or has ended.
-	Horizon seglog.Pos
-	// Events: every change logged before it is part of this or an earlier flush.
+	Horizon Horizon
+	// Events: every change logged before it is part of this or an earlier
+	// flush, as far as it is about rows of records before Horizon.
 	Events seglog.Pos
-	// Injected: the injected events of records at or after Horizon were logged at or after it.
-	Injected seglog.Pos
 
 	Queues  []QueueRecord // names of the queues in Put
 	Put     []Entry       // new or moved rows
@@ -26,8 +25,15 @@ type Flush struct {
 	Actions map[string][]byte // operator actions to keep; nil forgets one
 }
 
-// Horizon is the position below which every record is registered with the queue.
-func (s *Spool) Horizon() seglog.Pos { return s.floors.lowest(s.log.Tail) }
+// Horizon is the place below which every record is registered with the queue.
+func (s *Spool) Horizon() Horizon { return s.floors.lowest(s.tails) }
+
+// tails are the ends of both logs. The event log's is read first, so that what
+// is logged about a record appended after the call stands behind it.
+func (s *Spool) tails() Horizon {
+	events := s.events.Tail()
+	return Horizon{Records: s.log.Tail(), Events: events}
+}
 
 // Forget notes that a message that never reached the index has ended.
 func (s *Spool) Forget(m *mail.Message, loc Loc) {
@@ -109,7 +115,7 @@ func (s *Spool) updateOf(f *Flush, now time.Time) *indexUpdate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := &indexUpdate{queues: f.Queues, put: f.Put, remove: f.Remove, actions: f.Actions,
-		checkpoint: Checkpoint{Records: f.Horizon, Events: f.Events, Injected: f.Injected}}
+		checkpoint: Checkpoint{Records: f.Horizon.Records, Events: f.Events, Injected: f.Horizon.Events}}
 	for id, c := range s.shared {
 		switch {
 		case c.dead(now):

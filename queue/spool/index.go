@@ -61,7 +61,7 @@ type QueueRecord struct {
 type Checkpoint struct {
 	Records seglog.Pos
 	Events  seglog.Pos
-	// Injected is where to start looking for the injected events of records at or after Records.
+	// Injected is where to start looking for events and changes about records at or after Records.
 	Injected seglog.Pos
 }
 

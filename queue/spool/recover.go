@@ -30,9 +30,10 @@ type queueName struct {
 	tenant, stream, domain string
 }
 
-// state is what the changes after the checkpoint say of one message.
+// state is what the logged changes say of one message.
 type state struct {
-	key      Key // where the index has it, if it does: as of the first change
+	key      Key  // where the index has it, if it does: as of the first change after the checkpoint
+	changed  bool // there is a change after the checkpoint
 	ended    bool
 	due      int64
 	attempts int
@@ -131,7 +132,8 @@ func (r *recovery) records(from seglog.Pos, f func(seglog.Record, *decodedBatch)
 	return nil
 }
 
-// replay reads the event log's changes since the checkpoint.
+// replay reads the event log's changes: of rows in the index those since the
+// checkpoint, of records that the index does not have yet all, also older ones.
 func (r *recovery) replay() error {
 	from := r.s.checkpoint
 	for entry, err := range r.s.events.Replay(minPos(from.Injected, from.Events)) {
@@ -142,8 +144,8 @@ func (r *recovery) replay() error {
 		err := parseChanges(entry.Changes, func(c *Change) {
 			if c.Kind == ChangeInjected {
 				r.injected[c.ID] = true
-			} else if !old && (r.onDisk == nil || r.onDisk[c.ID]) {
-				r.change(c)
+			} else if r.onDisk == nil || r.onDisk[c.ID] {
+				r.change(c, old)
 			}
 		})
 		if err != nil {
@@ -153,12 +155,15 @@ func (r *recovery) replay() error {
 	return nil
 }
 
-func (r *recovery) change(c *Change) {
+func (r *recovery) change(c *Change, old bool) {
 	r.out.Changes++
 	st := r.states[c.ID]
 	if st == nil {
-		st = &state{key: c.Key()}
+		st = &state{}
 		r.states[c.ID] = st
+	}
+	if !old && !st.changed {
+		st.key, st.changed = c.Key(), true
 	}
 	switch c.Kind {
 	case ChangeEnded:
@@ -233,6 +238,9 @@ func (r *recovery) queue(m *mail.Message) uint32 {
 func (r *recovery) moveIndexed() error {
 	return guardFault(r.s.path(indexFile), func() error {
 		for _, st := range r.states {
+			if !st.changed {
+				continue
+			}
 			e, ok := r.s.index.entry(st.key)
 			if !ok {
 				continue

@@ -161,7 +161,7 @@ func (s *Spool) Put(ctx context.Context, b *mail.Batch, register func([]Loc)) er
 		}
 	}
 	enc := s.codec.encodeBatch(b)
-	ticket := s.floors.enter(s.log.Tail)
+	ticket := s.floors.enter(s.tails)
 	defer s.floors.leave(ticket)
 	pos, err := s.log.Append(ctx, recordBatch, enc.parts...)
 	if err != nil {

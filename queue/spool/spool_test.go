@@ -214,7 +214,7 @@ func TestFlushAndChanges(t *testing.T) {
 	s, _ := openT(t, dir)
 	b := batchOf(new(mail.IDs), 3, "x")
 	locs := put(t, s, b)
-	f := Flush{Horizon: s.Horizon(), Events: s.EventLog().Tail(), Injected: s.EventLog().Tail()}
+	f := Flush{Horizon: s.Horizon(), Events: s.EventLog().Tail()}
 	for i, m := range b.Messages {
 		f.Queues = append(f.Queues, QueueRecord{ID: uint32(i + 1), Tenant: "t", Stream: "s", Domain: m.Domain()})
 		f.Put = append(f.Put, Entry{Key: Key{uint32(i + 1), DueOf(m), m.ID}, Loc: locs[i]})

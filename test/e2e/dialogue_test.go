@@ -66,6 +66,12 @@ func (r *run) talk(name, args, body string) error {
 			_, _ = d.Write(b) // a server may have had enough before the end
 		}
 		return err
+	case "drip":
+		b, err := goStrings(rest)
+		if err != nil {
+			return err
+		}
+		return d.drip(b)
 	case "tls":
 		return d.secure()
 	case "closed":
@@ -76,20 +82,26 @@ func (r *run) talk(name, args, body string) error {
 
 // open connects: "[LISTENER] [tls]".
 func (r *run) open(name, args string) error {
-	listener := 0
-	var secure bool
+	address, secure := "", false
+	if len(r.engine.Ports.SMTP) > 0 {
+		address = r.engine.Ports.SMTP[0]
+	}
 	for _, word := range strings.Fields(args) {
-		if word == "tls" {
+		switch word {
+		case "tls":
 			secure = true
+			continue
+		case "http":
+			address = r.engine.Ports.HTTP[0]
 			continue
 		}
 		n, err := strconv.Atoi(word)
 		if err != nil || n >= len(r.engine.Ports.SMTP) {
 			return fmt.Errorf("no listener %s", word)
 		}
-		listener = n
+		address = r.engine.Ports.SMTP[n]
 	}
-	c, err := net.DialTimeout("tcp", r.engine.Ports.SMTP[listener], rig.Patience)
+	c, err := net.DialTimeout("tcp", address, rig.Patience)
 	if err != nil {
 		return err
 	}
@@ -132,6 +144,30 @@ func (d *dialogue) reply() error {
 		if text[3] == ' ' {
 			d.last = strings.Join(lines, "\n")
 			return nil
+		}
+	}
+}
+
+// drip sends bytes one at a time, again and again, until the peer has had
+// enough. What came from it meanwhile is the last reply.
+func (d *dialogue) drip(b []byte) error {
+	gone := make(chan []byte, 1)
+	go func() {
+		all, _ := io.ReadAll(io.LimitReader(d.r, 1<<20)) // an error is an end too
+		gone <- all
+	}()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(rig.Patience)
+	for i := 0; ; i++ {
+		select {
+		case all := <-gone:
+			d.last = strings.ReplaceAll(strings.TrimSuffix(string(all), "\r\n"), "\r\n", "\n")
+			return nil
+		case <-timeout:
+			return errors.New("the peer still takes it")
+		case <-tick.C:
+			_, _ = d.Write(b[i%len(b) : i%len(b)+1]) // the reader sees the end
 		}
 	}
 }

@@ -18,13 +18,14 @@
 //
 // SMTP dialogues name the connection first:
 //
-//	a open                      connect to the first listener; "open 1" to the second; "open 1 tls" at once in TLS
+//	a open                      connect to the first listener; "open 1" to the second; "open 1 tls" at once in TLS; "open http"
 //	a -> EHLO client.test       send a line
 //	a <- 250 2.0.0              read a reply; it must begin so
 //	a <~ (?m)^250.SIZE          read a reply; it must match
 //	a has/lacks REGEXP          look at the last reply again
 //	a data                      send the lines below, dot-stuffed, with the final dot
 //	a raw "x" "y"*1000          send bytes, as Go strings; a number repeats. An early end of the connection is no error
+//	a drip "x"                  send these bytes slowly, over and over, until the peer closes; then "has" sees all it said
 //	a tls                       start TLS
 //	a closed                    the peer closes, without another reply
 //	send FROM TO...             a whole transaction with the message below it; sets ${id}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"time"
 	"unicode"
 )
 
@@ -24,6 +25,10 @@ type step struct {
 func functions() template.FuncMap {
 	return template.FuncMap{
 		"repeat": strings.Repeat,
+		"future": func(after string) (string, error) {
+			d, err := time.ParseDuration(after)
+			return time.Now().Add(d).UTC().Format(time.RFC3339), err
+		},
 		"seq": func(n int) []int {
 			out := make([]int, n)
 			for i := range out {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/mail"
 	"strings"
@@ -58,6 +59,7 @@ func NewMailbox(address string, cert *tls.Certificate) (*Mailbox, error) {
 	b := &Mailbox{listener: l, done: make(chan struct{})}
 	b.server = smtp.NewServer(b)
 	b.server.Domain = "mailbox.test"
+	b.server.ErrorLog = log.New(io.Discard, "", 0) // a client that is killed resets its connections
 	b.server.EnableSMTPUTF8 = true
 	b.server.EnableDSN = true
 	b.server.MaxMessageBytes = 64 << 20
