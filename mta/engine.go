@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -64,6 +65,7 @@ type Engine struct {
 	composer *compose.Composer
 	signer   dkim.Live
 	deps     Deps
+	stopping atomic.Bool
 	trace    *trace.Recorder
 	smtp     *smtpd.Server
 	http     *httpd.Server
@@ -233,8 +235,10 @@ func (e *Engine) Start() error {
 
 // Stop ends in reverse: no new mail, sessions finish, everything is written down.
 func (e *Engine) Stop(ctx context.Context) error {
-	e.queue.Drain(true)
-	err := errors.Join(e.http.Stop(ctx), e.smtp.Stop(ctx))
+	e.stopping.Store(true) // the queue still takes what is under way; it drains by itself
+	stopped := make(chan error, 1)
+	go func() { stopped <- e.http.Stop(ctx) }()
+	err := errors.Join(e.smtp.Stop(ctx), <-stopped)
 	// The sink reads from the queue's event log: it goes after the last
 	// outcome and before the log closes.
 	err = errors.Join(err, e.queue.Stop(ctx, func() {
@@ -293,7 +297,7 @@ func (e *Engine) Ready() error {
 	switch {
 	case e.queue.Failed() != nil:
 		return e.queue.Failed()
-	case e.queue.Draining():
+	case e.queue.Draining() || e.stopping.Load():
 		return mail.ErrDraining
 	case e.queue.Stats().FreeSpaceLow:
 		return mail.ErrDiskFull

@@ -160,6 +160,7 @@ func (imp *importer) message(ctx context.Context, l *exportLine) error {
 		imp.known++
 		return nil
 	}
+	imp.have[m.ID] = struct{}{}
 	if imp.batch != nil && (imp.body != m.Body.ID || len(imp.batch.Messages) >= importBatch) {
 		if err := imp.flush(ctx); err != nil {
 			return err

@@ -22,7 +22,6 @@ type finished struct {
 	provider string
 	newDue   int64 // of a deferral, set when the change is encoded
 	engine   *event.Event
-	retry    bool // an operator's "try now": a deferral without an attempt
 	done     chan<- struct{}
 }
 
@@ -167,16 +166,10 @@ func (q *Queue) encode(f *finished, o *Options, now time.Time, changes []byte, e
 	if out.Kind == mail.Deferred || out.Kind == mail.Ambiguous {
 		rule := o.rule(it.msg, f.provider)
 		next := now.Add(rule.wait(attempts, rand.Float64()))
-		if f.retry {
-			attempts, next = it.msg.Attempts, now
-		}
 		f.newDue = next.UnixMilli()
 		c.Kind, c.NewDue, c.Attempts, c.Reply = spool.ChangeDeferred, f.newDue, attempts, out.Reply.String()
 	}
 	changes = spool.AppendChange(changes, &c)
-	if f.retry {
-		return changes, events
-	}
 	return changes, append(events, outcomeEvent(it.msg, out, attempts, f))
 }
 
@@ -221,10 +214,8 @@ func (q *Queue) applyFinished(f *finished) {
 		q.ended(it)
 		return
 	}
-	if !f.retry {
-		it.msg.Attempts++
-		it.msg.LastReply = f.outcome.Reply.String()
-	}
+	it.msg.Attempts++
+	it.msg.LastReply = f.outcome.Reply.String()
 	q.move(it, f.newDue)
 }
 
@@ -272,7 +263,7 @@ func (q *Queue) report(list []finished) {
 	o := q.options()
 	for i := range list {
 		f := &list[i]
-		if f.item == nil || f.retry || !reportDue(f.item.msg, &f.outcome, o.DSN) {
+		if f.item == nil || !reportDue(f.item.msg, &f.outcome, o.DSN) {
 			continue
 		}
 		m := f.item.msg

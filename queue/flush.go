@@ -80,6 +80,27 @@ func (q *Queue) housekeep() {
 	if err := q.spool.DropReceipts(time.Now()); err != nil {
 		q.log.Warn("old idempotency keys not dropped", "error", err)
 	}
+	if err := q.compact(); err != nil {
+		q.log.Warn("segment not compacted", "error", err)
+	}
+}
+
+// compact moves what is alive out of a mostly dead segment.
+func (q *Queue) compact() error {
+	q.flushMu.Lock()
+	defer q.flushMu.Unlock()
+	moved, err := q.spool.Compact(q.ctx)
+	if err != nil || len(moved) == 0 {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for id, loc := range moved {
+		if it := q.live[id]; it != nil && it.indexed {
+			it.loc = loc
+		}
+	}
+	return nil
 }
 
 // plan is one flush and what memory does after it.

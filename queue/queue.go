@@ -22,7 +22,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -337,6 +336,3 @@ func (q *Queue) Queued() int64 {
 	defer q.mu.Unlock()
 	return q.queued
 }
-
-// checkDue guards arithmetic on due times that come from requests.
-func checkDue(ms int64) int64 { return min(max(ms, 0), math.MaxInt64/4) }

@@ -92,7 +92,11 @@ func (q *Queue) unroutable(s *sched, err error) {
 func outcomeOf(err error, class string, reply mail.Reply) mail.Outcome {
 	var oe *mail.OutcomeError
 	if errors.As(err, &oe) {
-		return oe.Outcome
+		out := oe.Outcome
+		if out.Started.IsZero() { // decided without an attempt at a host
+			out.Started = time.Now()
+		}
+		return out
 	}
 	return mail.Outcome{Kind: mail.Deferred, Class: class, Reply: reply, Started: time.Now(), Error: err.Error()}
 }

@@ -73,7 +73,7 @@ func (f *adminFlags) address() (string, error) {
 
 func adminURL(s string) string {
 	switch {
-	case strings.HasPrefix(s, "http://"), strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "unix:"):
+	case strings.Contains(s, "://"), strings.HasPrefix(s, "unix:"):
 		return s
 	case strings.HasPrefix(s, "/"), strings.HasPrefix(s, "./"):
 		return "unix:" + s

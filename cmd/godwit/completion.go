@@ -31,6 +31,7 @@ func (c *completionCmd) Run(e *env) error {
 type command struct {
 	path     string // "queue list"; empty for the program itself
 	help     string
+	detail   string // with its examples
 	children []*kong.Node
 	flags    []*kong.Flag
 	args     []*kong.Positional
@@ -38,7 +39,7 @@ type command struct {
 
 // commandsOf lists the commands below n, n first.
 func commandsOf(n *kong.Node, path string) []command {
-	c := command{path: path, help: n.Help, args: n.Positional}
+	c := command{path: path, help: n.Help, detail: n.Detail, args: n.Positional}
 	for _, group := range n.AllFlags(true) {
 		c.flags = append(c.flags, group...)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -235,19 +236,19 @@ func (t *tally) interesting() (id mail.ID) {
 }
 
 func (d *demo) printNext() {
-	at := d.path("godwit.toml")
+	at, name := d.path("godwit.toml"), program()
 	rows := [][2]string{
-		{"godwit demo --stay", "keeps everything running to look around"},
-		{"godwit config defaults", "every key of the configuration, with its meaning"},
+		{name + " demo --stay", "keeps everything running to look around"},
+		{name + " config defaults", "every key of the configuration, with its meaning"},
 		{"docs/OVERVIEW.md", "follows one message from socket to outcome"},
 		{"docs/CLI.md, docs/CONFIG.md", "every command, every key"},
 	}
 	if d.cmd.Stay {
 		rows = append([][2]string{
-			{"godwit queue stats -c " + at, "totals"},
-			{"godwit queue show ID -c " + at, "any message; ids are in " + d.path("events.ndjson")},
+			{name + " queue stats -c " + at, "totals"},
+			{name + " queue show ID -c " + at, "any message; ids are in " + d.path("events.ndjson")},
 			{"curl http://" + d.server.ops.Addr() + "/debug/", "metrics, traces, profiles"},
-			{"godwit load " + d.server.engine.SMTP().Addrs()[0].String() + " --domains why.test -n 1000", "more mail"},
+			{name + " load " + d.server.engine.SMTP().Addrs()[0].String() + " --domains why.test -n 1000", "more mail"},
 			{"curl '" + d.sink.URL() + "/stats?format=text'", "the providers' side"},
 		}, rows[1:]...)
 	}
@@ -255,3 +256,10 @@ func (d *demo) printNext() {
 	d.page.Printf("took %s\n", show.Span(time.Since(d.began)))
 }
 
+// program is how to call this program again.
+func program() string {
+	if strings.Contains(os.Args[0], "go-build") { // go run
+		return "go run ./cmd/godwit"
+	}
+	return "godwit"
+}

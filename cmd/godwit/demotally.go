@@ -192,8 +192,8 @@ func (d *demo) progress() string {
 	t := d.tally.totals()
 	share := int(20 * t.accepted / max(1, d.cmd.Messages))
 	bar := strings.Repeat("█", share) + strings.Repeat("░", max(0, 20-share))
-	return fmt.Sprintf("%4s %s accepted %s · delivered %s · deferrals %s · bounced %s · in the queue %s",
-		show.Span(time.Since(d.began).Truncate(time.Second)), bar, show.Count(t.accepted), show.Count(t.delivered), show.Count(t.deferrals),
+	return fmt.Sprintf("%3.0fs %s accepted %s · delivered %s · deferrals %s · bounced %s · in the queue %s",
+		time.Since(d.began).Seconds(), bar, show.Count(t.accepted), show.Count(t.delivered), show.Count(t.deferrals),
 		show.Count(t.bounced), show.Count(d.server.engine.Queue().Queued()))
 }
 

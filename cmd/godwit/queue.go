@@ -209,7 +209,7 @@ func showMessage(p *show.Page, id mail.ID, m *adminapi.MessageResponse) {
 		if v.TookMS > 0 {
 			took = fmt.Sprintf("%.1fms", v.TookMS)
 		}
-		t.Add(v.Time.Local().Format("15:04:05.000"), v.Kind, count(v.Attempt), v.Host, v.Address, v.TLS, took, eventText(&v))
+		t.Add(v.Time.Local().Format("15:04:05.000"), v.Kind, count(v.Attempt), v.Host, v.Address, protocol(v.TLS), took, eventText(&v))
 	}
 	p.Table(t)
 	if m.Header != "" {
@@ -228,6 +228,12 @@ func eventText(v *adminapi.MessageEvent) string {
 		return v.Reason
 	}
 	return mail.Reply{Code: v.Code, Enhanced: v.Enhanced, Text: v.Reply}.String()
+}
+
+// protocol leaves the cipher out: JSON has it.
+func protocol(tls string) string {
+	name, _, _ := strings.Cut(tls, " ")
+	return name
 }
 
 func stamp(t time.Time) string {

@@ -148,8 +148,11 @@ func (r *record) lines(buf []byte) ([]byte, error) {
 		buf = append(make([]byte, 0, (start+n)*5/4), buf...)
 	}
 	out, err := s2.Decode(buf[start:start+n:start+n], r.block)
-	if err != nil || len(out) != n {
-		return nil, fmt.Errorf("%w: %v", errBadRecord, err)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadRecord, err)
+	}
+	if len(out) != n {
+		return nil, errBadRecord
 	}
 	return buf[:start+n], nil
 }

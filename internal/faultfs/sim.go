@@ -33,7 +33,7 @@ type Sim struct {
 // node is a file apart from its names. Sim.mu guards it.
 type node struct {
 	name    string // present path
-	loaded  bool // durable is valid; else it is the content of the real file
+	loaded  bool   // durable is valid; else it is the content of the real file
 	durable []byte
 	writes  []write // not synced yet, in order
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/godwit-mta/godwit/internal/mail"
 )
@@ -61,7 +62,8 @@ func (r *rendering) moved(part, src string, html bool, move func(line, column in
 	return out, nil
 }
 
-// variables are the row's substitutions, and recipient unless the row has its own.
+// variables are the row's substitutions, and unless the row has its own:
+// recipient, and now, which is the accept time so that a retry says the same.
 func (r *rendering) variables() (map[string]any, error) {
 	if r.vars != nil {
 		return r.vars, nil
@@ -72,6 +74,9 @@ func (r *rendering) variables() (map[string]any, error) {
 	}
 	if _, own := vars["recipient"]; !own {
 		vars["recipient"] = r.m.Recipient
+	}
+	if _, own := vars["now"]; !own {
+		vars["now"] = r.m.Accepted.UTC().Format(time.RFC3339)
 	}
 	r.vars = vars
 	return vars, nil

@@ -107,9 +107,14 @@ func hasField(header []byte, want string) bool {
 
 // unfold returns the value of a field on one line, without white space at its ends.
 func unfold(raw []byte) string {
-	value := string(raw[bytes.IndexByte(raw, ':')+1:])
-	value = strings.NewReplacer("\r", "", "\n", "").Replace(value)
-	return strings.Trim(value, " \t")
+	value := raw[bytes.IndexByte(raw, ':')+1:]
+	out := make([]byte, 0, len(value))
+	for _, c := range value {
+		if c != '\r' && c != '\n' {
+			out = append(out, c)
+		}
+	}
+	return string(bytes.Trim(out, " \t"))
 }
 
 // crlfLines returns s with CR LF line ends, whatever they were.

@@ -16,6 +16,7 @@ type recovery struct {
 	rebuild bool
 	// onDisk, when rebuilding, holds the ids whose changes matter.
 	onDisk   map[mail.ID]bool
+	places   map[mail.ID]int // when rebuilding: where in update.put a message is
 	states   map[mail.ID]*state
 	injected map[mail.ID]bool // first ids of batches whose injected events are logged
 	queues   map[queueName]uint32
@@ -34,6 +35,7 @@ type queueName struct {
 type state struct {
 	key      Key  // where the index has it, if it does: as of the first change after the checkpoint
 	changed  bool // there is a change after the checkpoint
+	seen     bool // its row is in a record after the checkpoint
 	ended    bool
 	due      int64
 	attempts int
@@ -43,7 +45,7 @@ type state struct {
 // recover brings the index up to the tails of both logs. It is one index
 // transaction at its end, so a crash in the middle just starts it again.
 func (s *Spool) recover(ctx context.Context, rebuild bool) (*Recovery, error) {
-	r := &recovery{s: s, rebuild: rebuild, states: map[mail.ID]*state{}, injected: map[mail.ID]bool{}, queues: map[queueName]uint32{}}
+	r := &recovery{s: s, rebuild: rebuild, states: map[mail.ID]*state{}, places: map[mail.ID]int{}, injected: map[mail.ID]bool{}, queues: map[queueName]uint32{}}
 	err := guardFault(s.path(indexFile), r.load)
 	if err != nil {
 		return nil, err
@@ -212,11 +214,24 @@ func (r *recovery) row(loc Loc, h *header, m *mail.Message) {
 		if st.due != 0 {
 			e.Due, e.Attempts, e.LastReply = st.due, st.attempts, st.reply
 		}
-		delete(r.states, m.ID)
+		st.seen = true
 	}
 	if c := r.s.shared[m.Body.ID]; c != nil {
 		e.Shared = c.num
 		c.rows++
+	}
+	r.put(e)
+}
+
+// put adds a row. Only a rebuild can meet a message twice, at its first place
+// and where it was moved to: the later one counts.
+func (r *recovery) put(e Entry) {
+	if i, again := r.places[e.ID]; again {
+		r.update.put[i] = e
+		return
+	}
+	if r.rebuild {
+		r.places[e.ID] = len(r.update.put)
 	}
 	r.out.Replayed++
 	r.update.put = append(r.update.put, e)
@@ -238,7 +253,7 @@ func (r *recovery) queue(m *mail.Message) uint32 {
 func (r *recovery) moveIndexed() error {
 	return guardFault(r.s.path(indexFile), func() error {
 		for _, st := range r.states {
-			if !st.changed {
+			if !st.changed || st.seen {
 				continue
 			}
 			e, ok := r.s.index.entry(st.key)

@@ -38,7 +38,7 @@ func (b *bench) heap(ctx context.Context, name string, e *engine) error {
 	}
 	path := filepath.Join(b.o.profile, fmt.Sprintf("%s-%d.heap", name, b.round))
 	b.say("    memory profile %s", path)
-	return save(ctx, e.ops+"/debug/pprof/heap", path)
+	return save(ctx, e.ops+"/debug/pprof/heap?gc=1", path)
 }
 
 func fetchProfile(ctx context.Context, ops, path string, d time.Duration) error {

@@ -117,7 +117,8 @@ func (b *bench) schedule(ctx context.Context, e *engine) (float64, error) {
 		return 0, err
 	}
 	peak := watch()
-	if err := b.heap(ctx, "scheduled-calm", e); err != nil {
+	m, err := e.metrics(ctx)
+	if err != nil {
 		return 0, err
 	}
 	anon, err := memoryOf(e.pid, "RssAnon")
@@ -133,10 +134,12 @@ func (b *bench) schedule(ctx context.Context, e *engine) (float64, error) {
 		return 0, err
 	}
 	rate := float64(b.o.messages.scheduled) / took.Seconds()
-	b.say("    %d messages in %.1f s: %.0f/s, engine %.1f us per message; RssAnon %.0f MiB, at most %.0f while injecting; RssFile %.0f MiB; spool %.0f MiB",
-		b.o.messages.scheduled, took.Seconds(), rate, perMessage(after-before, int64(b.o.messages.scheduled)), mib(anon), mib(peak), mib(file), mib(size))
+	b.say("    %d messages in %.1f s: %.0f/s, engine %.1f us per message; RssAnon %.0f MiB, at most %.0f while injecting; RssFile %.0f MiB; Go heap %.0f MiB in use, %.0f idle, next collection at %.0f; messages in memory %.0f; spool %.0f MiB",
+		b.o.messages.scheduled, took.Seconds(), rate, perMessage(after-before, int64(b.o.messages.scheduled)), mib(anon), mib(peak), mib(file),
+		mib(int64(m["go_memstats_heap_inuse_bytes"])), mib(int64(m["go_memstats_heap_idle_bytes"]-m["go_memstats_heap_released_bytes"])),
+		mib(int64(m["go_memstats_next_gc_bytes"])), m["godwit_queue_messages_in_memory"], mib(size))
 	b.set(b.scheduledName("insert"), rate)
-	return mib(anon), nil
+	return mib(anon), b.heap(ctx, "scheduled-calm", e) // it collects garbage first, so it comes last
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }

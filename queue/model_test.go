@@ -1,0 +1,514 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/godwit-mta/godwit/internal/event"
+	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/internal/units"
+	"github.com/godwit-mta/godwit/queue/spool"
+)
+
+// TestRandomHistories runs random histories of a queue against a model that
+// fits on a page: every message that Put took ends exactly once or is still
+// there, whatever operators do and however often the process dies. A death is
+// a copy of the volume at a quiet moment, without a flush: what is in the
+// page cache survives, so this is kill -9 and not a power cut.
+//
+// GODWIT_SEED reproduces one history.
+func TestRandomHistories(t *testing.T) {
+	histories, seed := 16, uint64(time.Now().UnixNano())
+	if testing.Short() {
+		histories = 4
+	}
+	if s := os.Getenv("GODWIT_SEED"); s != "" {
+		histories = 1
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(histories) {
+		t.Run(fmt.Sprintf("seed=%d", seed+i), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { newHistory(t, seed+i).run(60) })
+		})
+	}
+}
+
+// wanted is what the model knows of one message.
+type wanted struct {
+	id        mail.ID
+	recipient string
+	domain    string
+	body      string
+	deferrals int // before it is taken or refused
+	bounces   bool
+	notBefore time.Time
+	deadline  time.Time
+
+	answered  int // attempts that the provider answered
+	delivered int
+	excused   int // deliveries that a death may have repeated
+}
+
+// history is one run: the queue, what it delivers to, and the model.
+type history struct {
+	t    *testing.T
+	r    *rand.Rand
+	dir  string
+	o    Options
+	ids  mail.IDs
+	q    *Queue
+	gen  int
+	next int
+
+	mu        sync.Mutex
+	took      time.Duration
+	down      map[string]bool
+	suspended map[string]string // domain → id of the suspension
+	all       []*wanted
+	byID      map[mail.ID]*wanted
+	content   map[string]mail.BodyRef // by tenant
+}
+
+func newHistory(t *testing.T, seed uint64) *history {
+	h := &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), dir: t.TempDir(), down: map[string]bool{},
+		suspended: map[string]string{}, byID: map[mail.ID]*wanted{}, content: map[string]mail.BodyRef{}}
+	h.o = testOptions("")
+	h.o.MaxReady, h.o.MaxInMemory = 10, 10+h.r.IntN(40)
+	h.o.Sessions, h.o.MaxPerTransaction = 1+h.r.IntN(3), 1+h.r.IntN(20)
+	h.o.BodyMemory = units.Size(h.r.IntN(2000))
+	h.o.Retry = RetryRule{First: units.Duration(20 * time.Second), Factor: 1.5, Max: units.Duration(2 * time.Minute), Jitter: 0.3}
+	h.o.HoldMax = units.Duration(30 * time.Second)
+	return h
+}
+
+func (h *history) run(steps int) {
+	h.open(h.volume())
+	h.q.Start()
+	for range steps {
+		h.step()
+		synctest.Wait()
+		h.audit()
+		if h.t.Failed() {
+			break
+		}
+	}
+	h.settle()
+	h.close()
+}
+
+func (h *history) volume() string { return filepath.Join(h.dir, strconv.Itoa(h.gen)) }
+
+func (h *history) open(dir string) {
+	h.gen++
+	h.o.Path = dir
+	w := &provider{h: h, gen: h.gen}
+	q, err := Open(context.Background(), h.o, Deps{Router: w, Deliverer: w, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Fatal: func(err error) { h.t.Error(err) }})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.q = q
+}
+
+func (h *history) close() { stop(h.t, h.q) }
+
+// step does one random thing.
+func (h *history) step() {
+	n := h.r.IntN(100)
+	h.t.Log(time.Now(), "step", n, "gen", h.gen)
+	switch {
+	case n < 35:
+		h.put()
+	case n < 60:
+		time.Sleep(time.Duration(h.r.IntN(4000)) * time.Millisecond)
+	case n < 67:
+		time.Sleep(time.Duration(h.r.IntN(60)) * time.Second)
+	case n < 72:
+		h.toggleDown()
+	case n < 77:
+		h.toggleSuspended()
+	case n < 82:
+		h.bounce()
+	case n < 87:
+		h.retry()
+	case n < 90:
+		h.mu.Lock()
+		h.took = time.Duration(h.r.IntN(3)*h.r.IntN(400)) * time.Millisecond
+		h.mu.Unlock()
+	case n < 93:
+		h.close()
+		h.open(h.o.Path)
+		h.q.Start()
+	case n < 99:
+		h.die(false)
+	default:
+		h.die(true)
+	}
+}
+
+func (h *history) domain() string { return string(rune('a'+h.r.IntN(4))) + ".test" }
+
+// put stores one batch: its body inline, in a file, or stored before.
+func (h *history) put() {
+	now := time.Now()
+	n := 1 + h.r.IntN(30)
+	first := h.ids.Reserve(now, n+1)
+	tenant := string(rune('t' + h.r.IntN(2)))
+	text := strings.Repeat(fmt.Sprintf("body of %v. ", first), 1+h.r.IntN(20))
+	b := &mail.Batch{Body: &mail.Body{ID: first.Add(n), Size: int64(len(text)), Data: []byte(text)}}
+	ref := mail.BodyRef{ID: b.Body.ID, Size: b.Body.Size}
+	switch h.r.IntN(6) {
+	case 0:
+		h.large(b, text)
+	case 1:
+		if stored, ok := h.content[tenant]; ok {
+			b.Body, ref, text = nil, stored, ""
+		} else {
+			b.ContentUntil, b.ContentTenant, ref.Content = now.Add(24*time.Hour), tenant, true
+			h.content[tenant] = ref
+		}
+	}
+	var list []*wanted
+	for i := range n {
+		w := &wanted{id: first.Add(i), body: text, domain: h.domain(), bounces: h.r.IntN(10) == 0}
+		w.recipient = fmt.Sprintf("r%d@%s", h.next, w.domain)
+		h.next++
+		if h.r.IntN(3) == 0 {
+			w.deferrals = 1 + h.r.IntN(3)
+		}
+		if h.r.IntN(6) == 0 {
+			w.notBefore = now.Add(time.Duration(h.r.IntN(300)) * time.Second)
+		}
+		if h.r.IntN(12) == 0 {
+			w.deadline = now.Add(time.Duration(1+h.r.IntN(120)) * time.Second)
+		}
+		list = append(list, w)
+		b.Messages = append(b.Messages, &mail.Message{ID: w.id, Batch: first, Accepted: now, Tenant: tenant,
+			Stream: strconv.Itoa(h.r.IntN(2)), Priority: mail.Priority(h.r.IntN(3)), NotBefore: w.notBefore, Deadline: w.deadline,
+			Expires: now.Add(100 * time.Hour), Recipient: w.recipient, Body: ref})
+	}
+	h.mu.Lock()
+	for _, w := range list {
+		h.all = append(h.all, w)
+		h.byID[w.id] = w
+	}
+	h.mu.Unlock()
+	if err := h.q.Put(context.Background(), b); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// large moves a batch's body into a file.
+func (h *history) large(b *mail.Batch, text string) {
+	f, err := h.q.Large(context.Background())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := f.Write([]byte(text)); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := f.Commit(); err != nil {
+		h.t.Fatal(err)
+	}
+	b.Body.Data, b.Body.Path = nil, f.Path()
+}
+
+func (h *history) toggleDown() {
+	d := h.domain()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.down[d] = !h.down[d]
+}
+
+func (h *history) toggleSuspended() {
+	d := h.domain()
+	h.mu.Lock()
+	id := h.suspended[d]
+	delete(h.suspended, d)
+	h.mu.Unlock()
+	if id != "" {
+		if err := h.q.Resume(id); err != nil {
+			h.t.Error(err)
+		}
+		return
+	}
+	x, err := h.q.Suspend(Filter{Domain: d}, time.Time{}, "")
+	if err != nil {
+		h.t.Error(err)
+	}
+	h.mu.Lock()
+	h.suspended[d] = x.ID
+	h.mu.Unlock()
+}
+
+func (h *history) filter() Filter {
+	switch {
+	case len(h.all) > 0 && h.r.IntN(2) == 0:
+		return Filter{Message: h.all[h.r.IntN(len(h.all))].id}
+	case h.r.IntN(2) == 0:
+		return Filter{Recipient: fmt.Sprintf("r%d*", h.r.IntN(10)), Domain: h.domain()}
+	}
+	return Filter{Domain: h.domain()}
+}
+
+func (h *history) bounce() {
+	if _, err := h.q.Bounce(context.Background(), h.filter(), ""); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// retry also brings forward what was scheduled for later.
+func (h *history) retry() {
+	f := h.filter()
+	h.mu.Lock()
+	for _, w := range h.all {
+		if (f.Domain == "" || f.Domain == w.domain) && f.message(&mail.Message{ID: w.id, Recipient: w.recipient}) {
+			w.notBefore = time.Time{}
+		}
+	}
+	h.mu.Unlock()
+	if _, err := h.q.Retry(context.Background(), f); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// die goes on with a copy of the volume as it lies there, its index rebuilt
+// or not. Attempts that were answered but are not on record may be repeated.
+func (h *history) die(rebuild bool) {
+	synctest.Wait()
+	dir := h.volume()
+	if err := os.CopyFS(dir, os.DirFS(h.o.Path)); err != nil {
+		h.t.Fatal(err)
+	}
+	old := h.q
+	h.mu.Lock()
+	h.gen++ // nothing that the old one does counts from now on
+	h.mu.Unlock()
+	stop(h.t, old)
+	if rebuild {
+		h.repair(dir)
+	}
+	h.open(dir)
+	for _, w := range h.all {
+		recorded := 0
+		for _, e := range h.events(w.id) {
+			if e.Attempt > 0 && e.Class != mail.ClassAdmin && e.Class != mail.ClassExpired && e.Class != mail.ClassConnect {
+				recorded++
+			}
+		}
+		if w.answered > recorded {
+			w.excused += w.answered - recorded
+			w.answered = recorded
+		}
+	}
+	h.q.Start()
+}
+
+// repair throws the index away and rebuilds it; operators' actions go with it.
+func (h *history) repair(dir string) {
+	if err := os.Truncate(filepath.Join(dir, "index.bolt"), 5000); err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := spool.Repair(context.Background(), dir, h.o.Spool, spool.Deps{Events: h.o.Events}); err != nil {
+		h.t.Fatal(err)
+	}
+	h.mu.Lock()
+	clear(h.suspended)
+	h.mu.Unlock()
+}
+
+func (h *history) events(id mail.ID) []event.Event {
+	list, err := h.q.EventLog().Find(context.Background(), id)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return list
+}
+
+// audit holds the queue's account against the model at a quiet moment.
+func (h *history) audit() {
+	h.t.Helper()
+	waiting := int64(0)
+	for _, w := range h.all {
+		st, err := h.q.History(context.Background(), "", w.id)
+		if err != nil {
+			h.t.Errorf("%v: %v", w.id, err)
+			continue
+		}
+		ends := endings(st.Events)
+		if len(ends) == 0 {
+			waiting++
+		}
+		h.mu.Lock()
+		delivered, excused := w.delivered, w.excused
+		h.mu.Unlock()
+		switch {
+		case len(ends) > 1:
+			h.t.Errorf("%v ended %d times: %v", w.id, len(ends), ends)
+		case len(ends) == 0 && st.Waiting == nil:
+			h.t.Errorf("%v is lost", w.id)
+		case delivered > 1+excused:
+			h.t.Errorf("%v delivered %d times, %d excused", w.id, delivered, excused)
+		case len(ends) == 1 && delivered == 0 && strings.HasSuffix(ends[0], string(event.Delivered)):
+			h.t.Errorf("%v is said to be delivered", w.id)
+		}
+	}
+	if n := h.q.Queued(); n != waiting {
+		h.t.Errorf("%d messages queued, %d have not ended", n, waiting)
+	}
+}
+
+// endings lists the distinct final events.
+func endings(events []event.Event) (ends []string) {
+	for _, e := range events {
+		if end := e.ID + " " + string(e.Kind); e.Kind.Final() && !slices.Contains(ends, end) {
+			ends = append(ends, end)
+		}
+	}
+	return ends
+}
+
+// settle lets everything end.
+func (h *history) settle() {
+	h.mu.Lock()
+	clear(h.down)
+	ids := h.suspended
+	h.suspended = map[string]string{}
+	h.mu.Unlock()
+	for _, id := range ids {
+		if err := h.q.Resume(id); err != nil {
+			h.t.Error(err)
+		}
+	}
+	time.Sleep(time.Hour)
+	synctest.Wait()
+	h.audit()
+	if n := h.q.Queued(); n != 0 {
+		h.t.Errorf("%d messages still queued after an hour", n)
+		h.q.mu.Lock()
+		for _, it := range h.q.live {
+			h.t.Logf("live %v place %d indexed %v due %v attempts %d", it.msg.ID, it.place, it.indexed, time.UnixMilli(it.due), it.msg.Attempts)
+		}
+		for _, s := range h.q.names {
+			h.t.Logf("sched %v fifo %d items %d next %v cursor %+v refilling %v at %d routing %v site %v susp %v", s.name, s.fifo.len(), s.items, s.next, s.cursor, s.refilling, s.at, s.routing, s.site != nil, s.suspended)
+		}
+		for _, s := range h.q.sites {
+			h.t.Logf("site %+v", s)
+		}
+		h.t.Logf("now %v unindexed %d moved %d removes %d", time.Now(), len(h.q.unindexed), len(h.q.moved), len(h.q.removes))
+		h.q.mu.Unlock()
+		h.q.spool.Index().Scan(0, func(e spool.Entry) bool { h.t.Logf("row %+v due %v", e, time.UnixMilli(e.Due)); return true })
+	}
+}
+
+// provider is what one process delivers to: the same world, but nothing counts after its death.
+type provider struct {
+	h   *history
+	gen int
+}
+
+func (p *provider) dead() bool { return p.gen != p.h.gen }
+
+// Route implements Router.
+func (p *provider) Route(_ context.Context, m *mail.Message) (mail.Route, error) {
+	return mail.Route{Site: m.Domain(), Domain: m.Domain(), Hosts: []mail.Host{{Name: "mx." + m.Domain()}}, Expires: time.Now().Add(time.Minute)}, nil
+}
+
+// Open implements Deliverer.
+func (p *provider) Open(_ context.Context, r mail.Route) (Session, error) {
+	p.h.mu.Lock()
+	defer p.h.mu.Unlock()
+	if p.h.down[r.Domain] {
+		return nil, &mail.OutcomeError{Outcome: mail.Outcome{Kind: mail.Deferred, Class: mail.ClassConnect, Started: time.Now(), Reply: mail.Reply{Code: 421}}}
+	}
+	return &visit{p: p}, nil
+}
+
+// visit is one session.
+type visit struct {
+	p *provider
+	n int
+}
+
+// Usable implements Session.
+func (v *visit) Usable() bool { return v.n < 5 }
+
+// Close implements Session.
+func (v *visit) Close() {}
+
+// Deliver implements Session: it checks that these messages may be attempted now, and answers by their script.
+func (v *visit) Deliver(ctx context.Context, msgs []*mail.Message) []mail.Outcome {
+	h := v.p.h
+	v.n++
+	for _, m := range msgs {
+		v.check(ctx, m)
+	}
+	h.mu.Lock()
+	took := h.took
+	h.mu.Unlock()
+	time.Sleep(took)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	outcomes := make([]mail.Outcome, len(msgs))
+	for i, m := range msgs {
+		outcomes[i] = v.answer(h.byID[m.ID], m)
+	}
+	return outcomes
+}
+
+func (v *visit) check(ctx context.Context, m *mail.Message) {
+	h, now := v.p.h, time.Now()
+	data, release, err := h.q.Body(ctx, m)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if v.p.dead() {
+		return
+	}
+	w := h.byID[m.ID]
+	if err != nil {
+		h.t.Errorf("%v: body: %v", m.ID, err)
+		return
+	}
+	defer release()
+	switch {
+	case w.body != "" && string(data) != w.body:
+		h.t.Errorf("%v: its body is %.60q, want %.60q", m.ID, data, w.body)
+	case now.Before(w.notBefore):
+		h.t.Errorf("%v: attempted %v early", m.ID, w.notBefore.Sub(now))
+	case !w.deadline.IsZero() && now.After(w.deadline):
+		h.t.Errorf("%v: attempted %v after its deadline", m.ID, now.Sub(w.deadline))
+	case h.suspended[w.domain] != "":
+		h.t.Errorf("%v: attempted while %s is suspended", m.ID, w.domain)
+	}
+}
+
+// answer decides by the number of attempts answered before that the process
+// has on record, so an attempt that a death repeats has the same outcome.
+func (v *visit) answer(w *wanted, m *mail.Message) mail.Outcome {
+	out := mail.Outcome{Kind: mail.Delivered, Class: mail.ClassSMTP, Started: time.Now(), Reply: mail.Reply{Code: 250}}
+	if !v.p.dead() {
+		w.answered++
+	}
+	switch {
+	case w.answered <= w.deferrals:
+		out.Kind, out.Reply.Code = mail.Deferred, 451
+	case w.bounces:
+		out.Kind, out.Reply.Code = mail.Bounced, 550
+	case !v.p.dead():
+		w.delivered++
+	}
+	return out
+}
