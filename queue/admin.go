@@ -152,32 +152,43 @@ func (q *Queue) onDiskRows(ctx context.Context, f Filter, act func([]spool.Entry
 	}
 	q.mu.Unlock()
 	for _, s := range queues {
-		var after *spool.Key
-		for {
+		for last, more := (&spool.Key{Queue: s.id}), true; last != nil; {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			entries, _, err := q.spool.Index().Due(s.id, after, never, chunk)
-			if err != nil {
-				return err
-			}
-			if len(entries) == 0 {
-				break
-			}
-			last := entries[len(entries)-1].Key
-			after = &last
-			msgs := q.loadAll(entries)
-			for i, m := range msgs {
-				if m != nil && !f.message(m) {
-					msgs[i] = nil
-				}
-			}
-			if more, err := act(entries, msgs, s); err != nil || !more {
+			var err error
+			if last, more, err = q.onDiskChunk(f, s, last, act); err != nil || !more {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// onDiskChunk acts on the rows of one queue that follow a key. It returns the
+// last one's key, nil if there was none, and whether to go on.
+func (q *Queue) onDiskChunk(f Filter, s *sched, after *spool.Key, act func([]spool.Entry, []*mail.Message, *sched) (bool, error)) (*spool.Key, bool, error) {
+	q.mu.Lock()
+	epoch := q.gone.begin() // what ends while we look is remembered
+	q.mu.Unlock()
+	defer func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.gone.end(epoch)
+	}()
+	entries, _, err := q.spool.Index().Due(s.id, after, never, chunk)
+	if err != nil || len(entries) == 0 {
+		return nil, true, err
+	}
+	last := entries[len(entries)-1].Key
+	msgs := q.loadAll(entries)
+	for i, m := range msgs {
+		if m != nil && (!f.message(m) || q.isGone(entries[i].Key)) {
+			msgs[i] = nil
+		}
+	}
+	more, err := act(entries, msgs, s)
+	return &last, more, err
 }
 
 // Find returns one message of the queue; mail.ErrNotFound if it is not there (any more).
@@ -211,7 +222,7 @@ func (q *Queue) find(ctx context.Context, id mail.ID) (w Waiting, loc spool.Loc,
 	q.mu.Unlock()
 	err = mail.ErrNotFound
 	scanErr := q.spool.Index().Scan(0, func(e spool.Entry) bool {
-		if e.ID != id {
+		if e.ID != id || q.isGone(e.Key) {
 			return ctx.Err() == nil
 		}
 		var m *mail.Message
@@ -225,6 +236,14 @@ func (q *Queue) find(ctx context.Context, id mail.ID) (w Waiting, loc spool.Loc,
 		return w, loc, scanErr
 	}
 	return w, loc, err
+}
+
+// isGone reports whether a row of the index is over, or has moved, though the
+// index still shows it.
+func (q *Queue) isGone(k spool.Key) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.gone.has(k)
 }
 
 // Bounce ends the messages that match, with a report to each reverse path as

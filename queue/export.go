@@ -203,7 +203,9 @@ func (q *Queue) allIDs() (map[mail.ID]struct{}, error) {
 	}
 	q.mu.Unlock()
 	err := q.spool.Index().Scan(0, func(e spool.Entry) bool {
-		ids[e.ID] = struct{}{}
+		if !q.isGone(e.Key) {
+			ids[e.ID] = struct{}{}
+		}
 		return true
 	})
 	return ids, err

@@ -58,7 +58,6 @@ func (f *finisher) close() {
 func (q *Queue) finish(group []*item, outcomes []mail.Outcome, provider string) {
 	q.fin.mu.Lock()
 	for i, it := range group {
-		it.place = placeFinished
 		q.fin.list = append(q.fin.list, finished{item: it, outcome: outcomes[i], provider: provider})
 	}
 	q.fin.mu.Unlock()
@@ -72,6 +71,7 @@ func (q *Queue) finishLocked(items []*item, out *mail.Outcome, provider string) 
 	}
 	outcomes := make([]mail.Outcome, len(items))
 	for i := range outcomes {
+		items[i].place = placeFinished
 		outcomes[i] = *out
 	}
 	q.finish(items, outcomes, provider)
@@ -160,7 +160,7 @@ func (q *Queue) encode(f *finished, o *Options, now time.Time, changes []byte, e
 	it, out := f.item, &f.outcome
 	attempts := it.msg.Attempts + 1
 	q.mu.Lock()
-	key := it.changeKey()
+	key, route := it.changeKey(), it.queue.route
 	q.mu.Unlock()
 	c := spool.Change{Kind: spool.ChangeEnded, ID: key.ID, Queue: key.Queue, Due: key.Due}
 	if out.Kind == mail.Deferred || out.Kind == mail.Ambiguous {
@@ -170,11 +170,11 @@ func (q *Queue) encode(f *finished, o *Options, now time.Time, changes []byte, e
 		c.Kind, c.NewDue, c.Attempts, c.Reply = spool.ChangeDeferred, f.newDue, attempts, out.Reply.String()
 	}
 	changes = spool.AppendChange(changes, &c)
-	return changes, append(events, outcomeEvent(it.msg, out, attempts, f))
+	return changes, append(events, outcomeEvent(it.msg, out, attempts, f, route))
 }
 
 // outcomeEvent tells of one attempt.
-func outcomeEvent(m *mail.Message, out *mail.Outcome, attempt int, f *finished) event.Event {
+func outcomeEvent(m *mail.Message, out *mail.Outcome, attempt int, f *finished, route *mail.Route) event.Event {
 	kind := event.Deferred
 	switch {
 	case out.Class == mail.ClassExpired:
@@ -190,8 +190,8 @@ func outcomeEvent(m *mail.Message, out *mail.Outcome, attempt int, f *finished) 
 	e.Outcome, e.Class, e.Command = out.Kind.String(), out.Class, out.Command
 	e.Code, e.Enhanced, e.Reply = out.Reply.Code, out.Reply.Enhanced, out.Reply.Text
 	e.Reason = out.Error
-	if r := f.item.queue.route; r != nil {
-		e.Site, e.Source = r.Site, r.Source
+	if route != nil {
+		e.Site, e.Source = route.Site, route.Source
 	}
 	if f.newDue != 0 {
 		e.NextTry = time.UnixMilli(f.newDue)

@@ -216,9 +216,11 @@ func (q *Queue) planFresh(p *plan, queues map[uint32]bool) {
 func (q *Queue) planPut(p *plan, it *item, queues map[uint32]bool) {
 	s := it.queue
 	if it.place == placeParked {
-		// Rows that only the disk knows must lie after what was read already.
-		if now := time.Now().UnixMilli(); it.due <= now {
-			it.due = now + 1
+		// Rows that only the disk knows must lie after what was read already,
+		// and not where one is remembered as gone.
+		it.due = max(it.due, time.Now().UnixMilli()+1)
+		for q.gone.has(it.key()) {
+			it.due++
 		}
 		p.parked = append(p.parked, it)
 	}

@@ -325,7 +325,7 @@ func (q *Queue) sched(m *mail.Message) *sched {
 
 // forgetIdle drops a scheduled queue that has nothing left anywhere.
 func (q *Queue) forgetIdle(s *sched) {
-	if s.items == 0 && s.next == never && s.site == nil && !s.refilling && !s.routing {
+	if s.items == 0 && s.next == never && s.site == nil && !s.refilling && !s.routing && q.names[s.name] == s {
 		delete(q.names, s.name)
 	}
 }

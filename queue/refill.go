@@ -81,10 +81,7 @@ func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, ne
 			s.site.ready++
 		}
 	}
-	if len(entries) > 0 && (s.cursor == nil || compareKey(entries[len(entries)-1].Key, *s.cursor) > 0) {
-		last := entries[len(entries)-1].Key
-		s.cursor = &last
-	}
+	q.advance(s, entries)
 	s.next = min(s.next, next)
 	q.timers.set(s)
 	signal(q.timerSet)
@@ -94,6 +91,22 @@ func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, ne
 	}
 	q.activate(s)
 	q.forgetIdle(s)
+}
+
+// advance notes how far rows have been read. Rows that were written while we
+// read may lie before that place unseen: then the next reading begins anew, and
+// skips what memory has.
+func (q *Queue) advance(s *sched, entries []spool.Entry) {
+	if len(entries) == 0 {
+		return
+	}
+	last := entries[len(entries)-1].Key
+	switch {
+	case s.next <= last.Due:
+		s.cursor = nil
+	case s.cursor == nil || compareKey(last, *s.cursor) > 0:
+		s.cursor = &last
+	}
 }
 
 func compareKey(a, b spool.Key) int {

@@ -196,7 +196,7 @@ func (w *Writer) status(line func(string, ...any), m *mail.Message, out *mail.Ou
 	line("Arrival-Date: %s", m.Accepted.Format(time.RFC1123Z))
 	line("")
 	if m.DSN.OriginalRecipient != "" {
-		line("Original-Recipient: %s", printable(m.DSN.OriginalRecipient))
+		line("Original-Recipient: %s", original(m.DSN.OriginalRecipient))
 	}
 	line("Final-Recipient: %s", typed(m.Recipient))
 	if out.Kind == mail.Delivered {
@@ -226,6 +226,15 @@ func statusCode(out *mail.Outcome) string {
 		return "2.0.0"
 	}
 	return "5.0.0"
+}
+
+// original is what ORCPT told, type;address; non-ASCII ones in the 7-bit form of RFC 6533 §3.
+func original(s string) string {
+	kind, address, ok := strings.Cut(s, ";")
+	if ok && strings.EqualFold(kind, "utf-8") && !ascii(address) {
+		return typed(address)
+	}
+	return printable(s)
 }
 
 // typed is an address with its type; non-ASCII ones in the 7-bit form of RFC 6533 §3.

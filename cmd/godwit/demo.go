@@ -14,11 +14,12 @@ import (
 	"github.com/godwit-mta/godwit/internal/show"
 	"github.com/godwit-mta/godwit/internal/sink"
 	"github.com/godwit-mta/godwit/internal/units"
+	"github.com/godwit-mta/godwit/queue"
 )
 
 type demoCmd struct {
 	Messages int64          `short:"n" default:"5000" placeholder:"N" help:"Messages to inject (5000)."`
-	Limit    units.Duration `default:"40s" placeholder:"TIME" help:"Longest time to wait until all is delivered (40s)."`
+	Limit    units.Duration `default:"40s" placeholder:"TIME" help:"Longest time for injection and delivery; what waits then is accounted for as waiting (40s)."`
 	Keep     bool           `help:"Keep the folder: configuration, keys, spool, events, both ledgers, the log."`
 	Stay     bool           `help:"Keep everything running afterwards, to look around, until Ctrl-C."`
 }
@@ -60,7 +61,9 @@ func (c *demoCmd) Run(e *env) (err error) {
 	if err := d.inject(e.ctx); err != nil {
 		return err
 	}
-	d.settle(e.ctx)
+	if err := d.settle(e.ctx); err != nil {
+		return err
+	}
 	if e.ctx.Err() != nil {
 		return errors.New("demo: interrupted; the books were not closed")
 	}
@@ -72,6 +75,11 @@ func (c *demoCmd) Run(e *env) (err error) {
 		return err
 	}
 	if c.Stay {
+		if d.resume != nil {
+			if err := d.resume(); err != nil {
+				return err
+			}
+		}
 		d.page.Printf("\neverything keeps running; Ctrl-C ends it\n")
 		select {
 		case <-e.ctx.Done():
@@ -96,6 +104,7 @@ type demo struct {
 	sources []*source
 	stopLog context.CancelFunc
 	tailed  chan struct{}
+	resume  func() error // ends the suspension that settle needed
 }
 
 func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
@@ -191,21 +200,52 @@ func (d *demo) inject(ctx context.Context) error {
 	return nil
 }
 
-// settle waits until nothing is left to deliver, the time is over or ctx ends.
-func (d *demo) settle(ctx context.Context) {
-	ctx, cancel := context.WithDeadline(ctx, d.began.Add(d.cmd.Limit.D()))
+// settle waits until nothing is left to deliver or the time is over; then it
+// stops delivery, so that no book changes while they are compared.
+func (d *demo) settle(ctx context.Context) error {
+	d.await(ctx, time.Until(d.began.Add(d.cmd.Limit.D())), d.quiet)
+	d.page.Clear()
+	if d.quiet() || ctx.Err() != nil {
+		return nil
+	}
+	q := d.server.engine.Queue()
+	x, err := q.Suspend(queue.Filter{All: true}, time.Time{}, "the time of the demo is over")
+	if err != nil {
+		return err
+	}
+	d.resume = func() error { return q.Resume(x.ID) }
+	d.await(ctx, 10*time.Second, d.still)
+	d.page.Clear()
+	return nil
+}
+
+// await shows progress until ok, for some time at most.
+func (d *demo) await(ctx context.Context, most time.Duration, ok func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
-		for ctx.Err() == nil && !d.quiet() {
+		for ctx.Err() == nil && !ok() {
 			<-tick.C
 		}
 	}()
 	d.watch(done)
-	d.page.Clear()
+}
+
+// still reports whether nothing is being delivered and the event log has told
+// all that was.
+func (d *demo) still() bool {
+	list, err := d.server.engine.Queue().List(queue.Filter{})
+	for _, in := range list {
+		if in.InFlight > 0 {
+			return false
+		}
+	}
+	t := d.tally.totals()
+	return err == nil && t.injected-t.ended == d.server.engine.Queue().Queued()
 }
 
 // quiet reports whether everything accepted came to its end and the event log

@@ -189,6 +189,7 @@ func (d *demo) makeSources() []*source {
 
 func (d *demo) source(id, name string, count int64) *source {
 	o := load.DefaultOptions()
+	o.Duration = d.cmd.Limit
 	o.Count, o.Connections, o.From, o.Stream = count, 6, "offers@"+demoSender, id
 	o.SMTP.Hello = "app.demo.test"
 	o.Ledger = d.path("source-" + id + ".ledger")

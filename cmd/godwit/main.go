@@ -1,5 +1,6 @@
 // Command godwit is the whole delivery platform in one program. This package
 // parses flags, loads the configuration, wires, starts, and stops in reverse.
+// It has a file per command, which makes it larger in files than other packages.
 package main
 
 import (

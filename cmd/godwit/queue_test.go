@@ -238,3 +238,30 @@ func TestDemo(t *testing.T) {
 	r := want(t, exitOK, "demo", "--messages", "200")
 	contains(t, r.out, "What happened", "gmail-like", "✓ 200 acknowledged", "✓ 0 missing", "0 altered", "no longer in the queue: delivered", "Where to look next")
 }
+
+// TestImportAfterRestart: messages that only the disk has are known too.
+func TestImportAfterRestart(t *testing.T) {
+	s, conf, _, stop := startServer(t)
+	file := filepath.Join(t.TempDir(), "out.ndjson")
+	want(t, exitOK, "queue", "suspend", "--all", "-c", conf)
+	want(t, exitOK, "load", s.engine.SMTP().Addrs()[0].String(), "-n", "5", "--connections", "1", "--size", "2KiB")
+	want(t, exitOK, "queue", "export", "--all", "-o", file, "-c", conf)
+	stop()
+	f, err := config.Load(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := &server{path: conf, grace: 5 * time.Second, level: new(slog.LevelVar), log: slog.New(slog.DiscardHandler)}
+	if err := again.start(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, want(t, exitOK, "queue", "import", file, "-c", conf).out, "stored 0 messages; 5 were in the queue before")
+	contains(t, want(t, exitOK, "queue", "list", "-c", conf).out, "5 messages in 5 queues", "suspended")
+	messages := decode[adminapi.MessagesResponse](t, want(t, exitOK, "queue", "messages", "--json", "-c", conf))
+	contains(t, want(t, exitOK, "queue", "show", messages.Messages[0].ID, "--header", "-c", conf).out, "Subject: Load test")
+	want(t, exitOK, "queue", "bounce", "--all", "-c", conf)
+	contains(t, want(t, exitOK, "queue", "import", file, "-c", conf).out, "stored 5 messages; 0 were in the queue before")
+	if err := again.stop(); err != nil {
+		t.Error(err)
+	}
+}

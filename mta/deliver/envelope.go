@@ -88,7 +88,11 @@ func (t *transaction) appendRcpt(b []byte, m *mail.Message) []byte {
 		b = appendNotify(b, m.DSN.Notify)
 		if kind, original, ok := strings.Cut(m.DSN.OriginalRecipient, ";"); ok && wellFormed(kind) && asciiOnly(kind) {
 			b = append(append(b, " ORCPT="...), kind...)
-			b = appendXtext(append(b, ';'), original)
+			if b = append(b, ';'); strings.EqualFold(kind, "utf-8") {
+				b = appendUTF8Xtext(b, original)
+			} else {
+				b = appendXtext(b, original)
+			}
 		}
 	}
 	return append(b, crlf...)
@@ -123,6 +127,23 @@ func appendXtext(b []byte, s string) []byte {
 		} else {
 			b = append(b, '+', hex[c>>4], hex[c&15])
 		}
+	}
+	return b
+}
+
+// appendUTF8Xtext appends s as RFC 6533 §3 utf-8-addr-xtext, which peers without SMTPUTF8 take too.
+func appendUTF8Xtext(b []byte, s string) []byte {
+	for _, r := range s {
+		if r > ' ' && r < 0x7f && r != '+' && r != '=' && r != '\\' {
+			b = append(b, byte(r))
+			continue
+		}
+		b = append(b, `\x{`...)
+		if r < 0x10 {
+			b = append(b, '0')
+		}
+		b = append(b, strings.ToUpper(strconv.FormatInt(int64(r), 16))...)
+		b = append(b, '}')
 	}
 	return b
 }

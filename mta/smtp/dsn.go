@@ -78,7 +78,11 @@ func orcptParam(val []byte, rawUTF8 bool, opts *gosmtp.RcptOptions) bool {
 		addr, ok = decodeUTF8Xtext(enc, rawUTF8)
 	} else {
 		addr, ok = decodeXtext(enc)
-		ok = ok && printableASCII(addr)
+		if ok && typ == gosmtp.DSNAddressTypeRFC822 && !ascii([]byte(addr)) {
+			typ, ok = gosmtp.DSNAddressTypeUTF8, cleanUTF8([]byte(addr)) // Postfix 3.7 writes a UTF-8 address so
+		} else {
+			ok = ok && printableASCII(addr)
+		}
 	}
 	if !ok {
 		return false

@@ -100,6 +100,7 @@ func TestEnvelopeOptions(t *testing.T) {
 		"MAIL FROM:<a@b> SIZE=42 BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=a+2Bb AUTH=x+40y\r\n" +
 		"RCPT TO:<c@d> NOTIFY=FAILURE,DELAY ORCPT=utf-8;ü@d\r\n" +
 		"RCPT TO:<e@f> ORCPT=x400;foo\r\n" +
+		"RCPT TO:<g@h> ORCPT=rfc822;+C3+BC@h\r\n" +
 		"BDAT 0 LAST\r\n" + "QUIT\r\n")}
 	srv.ServeConn(nc)
 	if len(rec.accepted) != 1 {
@@ -112,8 +113,9 @@ func TestEnvelopeOptions(t *testing.T) {
 		t.Errorf("mail options %+v", mo)
 	}
 	if fmt.Sprint(m.rcpt[0].Notify) != "[FAILURE DELAY]" || m.rcpt[0].OriginalRecipientType != "UTF-8" ||
-		m.rcpt[0].OriginalRecipient != "ü@d" || m.rcpt[1].OriginalRecipientType != "X400" {
-		t.Errorf("rcpt options %+v %+v", m.rcpt[0], m.rcpt[1])
+		m.rcpt[0].OriginalRecipient != "ü@d" || m.rcpt[1].OriginalRecipientType != "X400" ||
+		m.rcpt[2].OriginalRecipientType != "UTF-8" || m.rcpt[2].OriginalRecipient != "ü@h" {
+		t.Errorf("rcpt options %+v %+v %+v", m.rcpt[0], m.rcpt[1], m.rcpt[2])
 	}
 }
 

@@ -60,9 +60,10 @@ func assemble(dir string, o Options, d Deps, rebuild bool) (s *Spool, err error)
 	if s.volume, s.lock, err = claim(dir); err != nil {
 		return nil, err
 	}
+	opened := s // the result is nil when there is an error
 	defer func() {
 		if err != nil {
-			_ = s.closeOpened()
+			_ = opened.closeOpened()
 		}
 	}()
 	if rebuild {

@@ -92,9 +92,8 @@ func (b *bench) push(ctx context.Context, f flow, e *engine, s *sinkProcess) (*f
 	if err != nil {
 		return nil, err
 	}
-	var st sink.Stats
 	if !f.suspended {
-		if st, err = s.waitFor(ctx, r.messages, patience); err == nil {
+		if _, err = s.waitFor(ctx, r.messages, patience); err == nil {
 			err = e.waitEmpty(ctx, patience)
 		}
 		if err != nil {
@@ -109,7 +108,8 @@ func (b *bench) push(ctx context.Context, f flow, e *engine, s *sinkProcess) (*f
 		return nil, err
 	}
 	r.cpu, r.counts = after.cpu-before.cpu, after.metrics.minus(before.metrics)
-	if st, err = s.stats(ctx); err != nil {
+	st, err := s.stats(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if f.suspended {

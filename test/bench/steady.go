@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -21,6 +25,12 @@ func (b *bench) plain(ctx context.Context) error {
 }
 
 func (b *bench) dkim(ctx context.Context) error {
+	if us, err := signTime(ctx); err != nil {
+		b.say("    no reference for signatures: %v", err)
+	} else {
+		b.say("    openssl speed: %.0f us CPU per RSA-2048 signature, all CPUs busy", us)
+		b.set("relay.openssl_rsa2048_us", us)
+	}
 	r, err := b.flow(ctx, flow{name: "dkim", connections: 20, dkim: true})
 	if err != nil {
 		return err
@@ -32,6 +42,27 @@ func (b *bench) dkim(ctx context.Context) error {
 	b.set("relay.e2e.dkim", r.rate)
 	b.set("relay.cpu_us_per_msg.dkim", r.cpuPer())
 	return nil
+}
+
+// signTime is the CPU time in microseconds that the system's OpenSSL needs for
+// an RSA-2048 signature while all CPUs sign: what no signing engine gets below.
+func signTime(ctx context.Context) (float64, error) {
+	n := runtime.NumCPU()
+	out, err := exec.CommandContext(ctx, "openssl", "speed", "-seconds", "1", "-multi", strconv.Itoa(n), "rsa2048").Output()
+	if err != nil {
+		return 0, fmt.Errorf("openssl speed: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		// rsa 2048 bits 0.000251s 0.000012s   3981.5  80665.0
+		if f := strings.Fields(line); len(f) == 7 && f[0] == "rsa" {
+			perSecond, err := strconv.ParseFloat(f[5], 64)
+			if err != nil || perSecond <= 0 {
+				return 0, fmt.Errorf("openssl speed: %q", line)
+			}
+			return float64(n) * 1e6 / perSecond, nil
+		}
+	}
+	return 0, errors.New("openssl speed: no result")
 }
 
 func (b *bench) plain100(ctx context.Context) error {

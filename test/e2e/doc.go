@@ -54,6 +54,7 @@
 //	text ~ REGEXP               its body; also "text !~"
 //	dkim RESULT...              what go-msgauth says of each signature, such as rsa:pass ed25519:fail
 //	path ADDRESS                its reverse path
+//	orcpt = TYPE;ADDRESS        what RCPT told of the original recipient
 //	every RCPT-REGEXP N TEMPLATE each of the N copies whose recipient matches has the expanded template in its body
 //
 // The program itself:
@@ -63,6 +64,8 @@
 //	out ~ REGEXP                what it wrote
 //	signal HUP, exited N, start send a signal; it ends with this code; run it again
 //	config FILE                 take FILE as the configuration's template (no reload)
+//	file NAME, truncate NAME N  write the lines below to a file of the case's directory; shorten one to N bytes
+//	events schema|order         hold the whole events file against its promises; "events kinds ID KIND..."
 //	no STEP                     the step, tried once, fails
 //	set NAME = TEXT             set a variable
 package e2e

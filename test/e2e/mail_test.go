@@ -96,6 +96,14 @@ func (r *run) path(args string) error {
 	return nil
 }
 
+// original is what ORCPT told the mailbox.
+func (r *run) original(args string) error {
+	if r.mail == nil {
+		return errNoMail
+	}
+	return r.compare(r.mail.Original, args)
+}
+
 // dkimStep has go-msgauth verify the message: "rsa:pass ed25519:pass", top signature first.
 func (r *run) dkimStep(args string) error {
 	if r.mail == nil {

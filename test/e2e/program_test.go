@@ -85,6 +85,16 @@ func (r *run) file(name, body string) error {
 	return os.WriteFile(filepath.Join(r.tmp, filepath.Base(name)), []byte(body), 0o600)
 }
 
+// truncate shortens a file of the temporary directory, as a failing disk might: "NAME SIZE".
+func (r *run) truncate(args string) error {
+	name, number := cut(args)
+	size, err := strconv.ParseInt(number, 10, 64)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(filepath.Join(r.tmp, name), size)
+}
+
 // lines are the events written so far, each parsed.
 func (r *run) lines() ([]map[string]any, error) {
 	text, err := os.ReadFile(filepath.Join(r.tmp, "events.jsonl"))

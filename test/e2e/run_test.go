@@ -45,12 +45,12 @@ func (r *run) actions() map[string]action {
 		"mail": {args(r.takeMail), true}, "sink": {args(r.sinkStep), true}, "event": {args(r.event), true},
 		"log":   {args(func(a string) error { return r.compare(r.engine.Log(), a) }), true},
 		"every": {args(r.every), true},
-		"field": {do: args(r.field)}, "text": {do: args(r.textStep)}, "path": {do: args(r.path)}, "dkim": {do: args(r.dkimStep)},
+		"field": {do: args(r.field)}, "text": {do: args(r.textStep)}, "path": {do: args(r.path)}, "orcpt": {do: args(r.original)}, "dkim": {do: args(r.dkimStep)},
 		"run": {do: r.command1}, "exit": {do: args(r.exit)},
 		"out":    {do: args(func(a string) error { return r.compare(r.command.out, a) })},
 		"err":    {do: args(func(a string) error { return r.compare(r.command.errOut, a) })},
 		"signal": {do: args(r.signal)}, "exited": {do: args(r.exited)}, "start": {do: args(func(string) error { return r.engine.Restart() })},
-		"config": {do: args(r.configure)}, "file": {do: r.file}, "events": {do: args(r.events)}, "set": {do: args(r.set)},
+		"config": {do: args(r.configure)}, "file": {do: r.file}, "truncate": {do: args(r.truncate)}, "events": {do: args(r.events)}, "set": {do: args(r.set)},
 	}
 	for _, method := range []string{"GET", "POST", "PUT", "DELETE"} {
 		m[method] = action{do: func(args, body string) error { return r.request(method, args, body) }}

@@ -20,7 +20,8 @@ type Mail struct {
 	ReversePath string
 	Recipient   string
 	TLS         bool
-	UTF8        bool // MAIL came with SMTPUTF8
+	UTF8        bool   // MAIL came with SMTPUTF8
+	Original    string // RCPT's ORCPT, type;address
 	Data        []byte
 }
 
@@ -113,16 +114,22 @@ type visit struct {
 	conn *smtp.Conn
 	from string
 	utf8 bool
-	to   []string
+	to   []recipient
 }
+
+type recipient struct{ address, original string }
 
 func (v *visit) Mail(from string, o *smtp.MailOptions) error {
 	v.from, v.utf8 = from, o.UTF8
 	return nil
 }
 
-func (v *visit) Rcpt(to string, _ *smtp.RcptOptions) error {
-	v.to = append(v.to, to)
+func (v *visit) Rcpt(to string, o *smtp.RcptOptions) error {
+	r := recipient{address: to}
+	if o.OriginalRecipient != "" {
+		r.original = string(o.OriginalRecipientType) + ";" + o.OriginalRecipient
+	}
+	v.to = append(v.to, r)
 	return nil
 }
 
@@ -135,7 +142,8 @@ func (v *visit) Data(r io.Reader) error {
 	v.box.mu.Lock()
 	defer v.box.mu.Unlock()
 	for _, to := range v.to {
-		v.box.mails = append(v.box.mails, &Mail{ReversePath: v.from, Recipient: to, TLS: secure, UTF8: v.utf8, Data: data})
+		v.box.mails = append(v.box.mails, &Mail{ReversePath: v.from, Recipient: to.address, Original: to.original,
+			TLS: secure, UTF8: v.utf8, Data: data})
 	}
 	return nil
 }
