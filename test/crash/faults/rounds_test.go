@@ -15,16 +15,25 @@ const rate = 1000
 // TestKill: SIGKILL at random moments under load.
 func TestKill(t *testing.T) {
 	w := newWorld(t, seeded(t), "")
-	w.rounds(rounds(t), w.killed, func(int) {})
+	w.rounds(rounds(t), w.kill, func(int) {})
 }
 
-// TestPowerCut: the file system loses what it had not been told to keep.
+// TestPowerCut: the file system loses what it had not been told to keep, in
+// half of the rounds with the process dead, else up to 20 ms before it dies.
 func TestPowerCut(t *testing.T) {
 	v := newVolume(t, 512<<20)
 	w := newWorld(t, seeded(t), v.path("spool"))
 	cut := func() {
+		if w.r.IntN(2) == 0 {
+			w.kill()
+			v.shutdown()
+			return
+		}
+		from := time.Now()
 		v.shutdown()
-		w.killed()
+		time.Sleep(time.Duration(w.r.IntN(20)) * time.Millisecond)
+		w.kill()
+		w.dark = append(w.dark, span{from, time.Now()})
 	}
 	w.rounds(rounds(t), cut, func(round int) {
 		v.unmount()
