@@ -60,6 +60,8 @@ fuzz: ## Each fuzzer for FUZZTIME
 generate: ## Write the generated pages
 	$(GO) run ./cmd/godwit config reference > docs/CONFIG.md
 	$(GO) test ./internal/event -run TestDoc -update
+	$(GO) test ./cmd/godwit -run TestDoc -update
+	GODWIT_REWRITE=1 $(GO) test -count=1 ./mta/httpd ./mta/adminapi
 
 .PHONY: generated
 generated: ## The generated pages are as the code says

@@ -25,7 +25,7 @@ type Options struct {
 // Token is who may use the admin API. The token itself is 256 random bits and is not stored.
 type Token struct {
 	Name   string `toml:"name" doc:"Name in logs."`
-	SHA256 string `toml:"sha256" doc:"SHA-256 of the token in hexadecimal, as godwit config hash-key prints it."`
+	SHA256 string `toml:"sha256" doc:"SHA-256 of the token in hexadecimal, as godwit config new-key prints it."`
 }
 
 // DefaultOptions returns the options used when nothing is configured.

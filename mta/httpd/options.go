@@ -41,7 +41,7 @@ type Options struct {
 type Key struct {
 	Name   string   `toml:"name" doc:"Name of the key in logs and events."`
 	Tenant string   `toml:"tenant" doc:"Tenant whose messages it injects and sees."`
-	SHA256 string   `toml:"sha256" doc:"SHA-256 of the key in hexadecimal, as godwit config hash-key prints it."`
+	SHA256 string   `toml:"sha256" doc:"SHA-256 of the key in hexadecimal, as godwit config new-key prints it."`
 	Scopes []string `toml:"scopes" doc:"What it may do: inject, read, admin (all). Empty means inject and read."`
 }
 
