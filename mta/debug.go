@@ -108,10 +108,8 @@ func (e *Engine) debugConnections(w http.ResponseWriter, r *http.Request) {
 
 // traceInjection records the dialogue of injecting connections.
 func (e *Engine) traceInjection(id smtp.ConnID, from smtp.Direction, line string) {
-	if e.trace.Active() {
-		key := "in " + strconv.FormatUint(uint64(id), 10)
-		e.trace.Add(key, "injection, connection "+key[3:], byte(from), line)
-	}
+	key := "in " + strconv.FormatUint(uint64(id), 10)
+	e.trace.Add(key, "injection, connection "+key[3:], byte(from), line)
 }
 
 // tracingDialer records the dialogue of outgoing connections while recording is on.

@@ -115,7 +115,7 @@ func (e *Engine) build(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if e.smtp, err = smtpd.New(o.SMTP, smtpd.Deps{Door: door, Hostname: o.Hostname, Trace: e.traceInjection,
+	if e.smtp, err = smtpd.New(o.SMTP, smtpd.Deps{Door: door, Hostname: o.Hostname, Trace: e.traceInjection, Tracing: e.trace.Active,
 		Logger: d.Logger, Registerer: d.Registerer}); err != nil {
 		return err
 	}

@@ -130,7 +130,6 @@ func (q *Queue) Receipt(_ context.Context, tenant, key string) (*mail.Receipt, e
 // injectedEvent tells that a message was accepted.
 func injectedEvent(m *mail.Message, origin *mail.Origin) event.Event {
 	e := about(m, event.Injected, 0, m.Accepted)
-	e.ReversePath = m.ReversePath
 	e.Size = m.Body.Size
 	if origin != nil {
 		e.Protocol, e.Peer, e.AuthID = origin.Protocol, origin.Peer, origin.AuthID
@@ -147,5 +146,5 @@ func recoveredEvent(m *mail.Message) event.Event { return injectedEvent(m, nil) 
 func about(m *mail.Message, kind event.Kind, attempt int, at time.Time) event.Event {
 	return event.Event{ID: event.DeriveID(m.ID, attempt, kind), Kind: kind, Time: at,
 		Message: m.ID, Batch: m.Batch, Tenant: m.Tenant, Stream: m.Stream, Pool: m.Pool, Tags: m.Tags,
-		Recipient: m.Recipient, Domain: m.Domain(), Attempt: attempt}
+		ReversePath: m.ReversePath, Recipient: m.Recipient, Domain: m.Domain(), Attempt: attempt}
 }

@@ -8,8 +8,17 @@ import (
 	"github.com/godwit-mta/godwit/internal/mail"
 )
 
-// idleSession is a session that waits for its site to have something.
-type idleSession struct{ wake chan struct{} }
+// idleSession is how a session waits for its site to have something.
+type idleSession struct {
+	wake  chan struct{}
+	timer *time.Timer
+}
+
+func newIdleSession() *idleSession {
+	is := &idleSession{wake: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	is.timer.Stop()
+	return is
+}
 
 // activate brings a scheduled queue with something due to its site, as far as
 // it is known: first the route, then rows from disk, then the competition.
@@ -157,6 +166,7 @@ func (q *Queue) holdFor(st *site, d time.Duration) {
 // session delivers to one site until it has nothing more.
 func (q *Queue) session(st *site) {
 	defer q.leave(st)
+	idle := newIdleSession()
 	group, route := q.firstGroup(st, true)
 	for group != nil {
 		sess, err := q.d.Deliverer.Open(q.ctx, route)
@@ -172,7 +182,7 @@ func (q *Queue) session(st *site) {
 			}
 			group = nil
 			if again = !sess.Usable(); !again {
-				group = q.nextGroup(st)
+				group = q.nextGroup(st, idle)
 			}
 		}
 		sess.Close()
@@ -285,22 +295,21 @@ func expiredOutcome(m *mail.Message, reason string, now time.Time) mail.Outcome 
 }
 
 // nextGroup takes the next group for an open session, waiting a while for one.
-func (q *Queue) nextGroup(st *site) []*item {
+func (q *Queue) nextGroup(st *site, is *idleSession) []*item {
 	q.mu.Lock()
 	group := q.take(st)
 	if group != nil || q.ctx.Err() != nil {
 		q.mu.Unlock()
 		return group
 	}
-	is := &idleSession{wake: make(chan struct{}, 1)}
 	st.idle = append(st.idle, is)
 	q.mu.Unlock()
-	timer := time.NewTimer(q.options().SessionIdle.D())
-	defer timer.Stop()
+	defer is.timer.Stop()
 	for {
+		is.timer.Reset(q.options().SessionIdle.D())
 		select {
 		case <-is.wake:
-		case <-timer.C:
+		case <-is.timer.C:
 			if q.unidle(st, is) {
 				return nil
 			}

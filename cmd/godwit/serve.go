@@ -45,6 +45,7 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return usageError{err}
 	}
+	tuneGC()
 	s := &server{path: c.Config, grace: c.Grace, level: new(slog.LevelVar)}
 	s.log = s.logger(f, e.errOut)
 	if err := s.start(e.ctx, f); err != nil {

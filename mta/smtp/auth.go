@@ -91,7 +91,7 @@ func (c *conn) authResponse() ([]byte, bool) {
 		c.lineFailed(err)
 		return nil, false
 	}
-	if c.srv.deps.Trace != nil {
+	if c.srv.tracing() {
 		c.srv.deps.Trace(c.id, FromPeer, "***")
 	}
 	if c.unsynchronised() {

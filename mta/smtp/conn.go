@@ -128,7 +128,7 @@ func (c *conn) command() ([]byte, error) {
 		return nil, errDraining
 	}
 	line, err := c.readLine(c.opt.MaxLineLength)
-	if err == nil && c.srv.deps.Trace != nil {
+	if err == nil && c.srv.tracing() {
 		c.srv.deps.Trace(c.id, FromPeer, maskAuth(line))
 	}
 	return line, err

@@ -129,6 +129,8 @@ type Deps struct {
 	// Trace gets each line of the dialogue without CR LF; credentials are
 	// masked and message content is left out.
 	Trace func(id ConnID, dir Direction, line string)
+	// Tracing reports whether Trace is to be called now; nil means always.
+	Tracing func() bool
 	// OnReply gets each reply's code and the command it answers ("" for the greeting
 	// and for replies to no command, "?" for an unknown one).
 	OnReply func(verb string, code int)
@@ -136,4 +138,8 @@ type Deps struct {
 	OnError func(id ConnID, verb string, err error)
 	// OnClose is called once when a connection has ended.
 	OnClose func(c Conn, s Summary)
+}
+
+func (s *Server) tracing() bool {
+	return s.deps.Trace != nil && (s.deps.Tracing == nil || s.deps.Tracing())
 }

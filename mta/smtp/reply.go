@@ -42,7 +42,7 @@ func (c *conn) reply(code int, enhanced gosmtp.EnhancedCode, text string) {
 			c.out = appendEnhanced(c.out, enhanced)
 		}
 		c.out = appendText(c.out, line, c.utf8)
-		if c.srv.deps.Trace != nil {
+		if c.srv.tracing() {
 			c.srv.deps.Trace(c.id, ToPeer, string(c.out[start:]))
 		}
 		c.out = append(c.out, '\r', '\n')

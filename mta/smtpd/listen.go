@@ -72,7 +72,7 @@ func (s *Server) newState(o *Options, l Listener, pair *keyPair) (*state, error)
 	p.IdleTimeout, p.TotalTimeout = o.IdleTimeout, o.TotalTimeout
 	deps := smtp.Deps{
 		Backend: smtp.BackendFunc(func(c smtp.Conn) (gosmtp.Session, error) { return s.newSession(st, c), nil }),
-		Log:     s.log, Trace: s.deps.Trace, OnReply: s.onReply, OnClose: s.onClose,
+		Log:     s.log, Trace: s.deps.Trace, Tracing: s.deps.Tracing, OnReply: s.onReply, OnClose: s.onClose,
 	}
 	if l.TLS != TLSNone && pair != nil {
 		deps.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}

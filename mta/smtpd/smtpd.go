@@ -71,7 +71,9 @@ type Deps struct {
 	Listen func(ctx context.Context, address string) (net.Listener, error)
 	// Trace gets each line of every dialogue, without message content and credentials; nil for none.
 	Trace func(id smtp.ConnID, direction smtp.Direction, line string)
-	Now   func() time.Time // nil: time.Now
+	// Tracing reports whether Trace is to be called now; nil means always.
+	Tracing func() bool
+	Now     func() time.Time // nil: time.Now
 }
 
 func (d Deps) withDefaults(o Options) Deps {

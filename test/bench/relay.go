@@ -56,7 +56,7 @@ func (b *bench) runRound(ctx context.Context) error {
 			continue
 		}
 		began := time.Now()
-		b.say("--- round %d/%d  %s", b.round, b.o.rounds, c.name)
+		b.say("--- round %d/%d  %s: %s", b.round, b.o.rounds, c.name, c.about)
 		if err := c.run(b, ctx); err != nil {
 			err = fmt.Errorf("round %d, %s: %w", b.round, c.name, err)
 			b.say("INVALID: %v", err)

@@ -106,9 +106,19 @@ func cases() []swaks {
 
 var queued = regexp.MustCompile(`250 2\.0\.0 Ok: queued as [0-9a-f-]{36}`)
 
+// needSwaks finds a swaks that can do TLS, for which it needs a Perl module.
+func needSwaks(t *testing.T) string {
+	t.Helper()
+	path := need(t, "swaks")[0]
+	if exec.Command("perl", "-MNet::SSLeay", "-e", "1").Run() != nil {
+		missing(t, "swaks lacks Net::SSLeay (libnet-ssleay-perl)")
+	}
+	return path
+}
+
 // TestSwaks has swaks inject in every way it knows.
 func TestSwaks(t *testing.T) {
-	path := need(t, "swaks")[0]
+	path := needSwaks(t)
 	keys := newKeys(t)
 	box := mailbox(t, "127.0.0.1:0", keys)
 	e, _ := engine(t, swaksConfig, map[string]any{"Keys": keys, "Box": box.Addr()})
@@ -142,7 +152,7 @@ func TestSwaks(t *testing.T) {
 
 // TestSwaksContents: large and UTF-8 messages, with dots at line starts, arrive as they were.
 func TestSwaksContents(t *testing.T) {
-	path := need(t, "swaks")[0]
+	path := needSwaks(t)
 	keys := newKeys(t)
 	box := mailbox(t, "127.0.0.1:0", keys)
 	e, _ := engine(t, swaksConfig, map[string]any{"Keys": keys, "Box": box.Addr()})

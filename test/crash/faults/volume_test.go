@@ -34,13 +34,13 @@ type volume struct {
 }
 
 // newVolume makes a file system of size bytes and mounts it. Whatever happens, it is unmounted at the end.
-func newVolume(t *testing.T, size int64) *volume {
+func newVolume(t *testing.T, size int64, options ...string) *volume {
 	t.Helper()
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		unable(t, errors.New("mounting a file system takes root on Linux"))
 	}
 	dir := t.TempDir()
-	v := &volume{t: t, image: filepath.Join(dir, "image"), dir: filepath.Join(dir, "mnt"), options: "loop"}
+	v := &volume{t: t, image: filepath.Join(dir, "image"), dir: filepath.Join(dir, "mnt"), options: strings.Join(append(options, "loop"), ",")}
 	f, err := os.Create(v.image)
 	if err == nil {
 		err = errors.Join(f.Truncate(size), f.Close(), os.Mkdir(v.dir, 0o700))
@@ -92,6 +92,52 @@ func (v *volume) unmount() {
 		v.t.Fatalf("umount: %v", err)
 	}
 	v.mounted = false
+}
+
+// remount changes the options of the mounted file system.
+func (v *volume) remount(mode string) {
+	v.t.Helper()
+	if out, err := command("mount", "-o", "remount,"+mode, v.dir); err != nil {
+		v.t.Fatalf("mount -o remount,%s: %v: %s", mode, err, out)
+	}
+}
+
+// breakDown has ext4 find an error, upon which it goes read-only (errors=remount-ro).
+func (v *volume) breakDown() {
+	v.t.Helper()
+	out, err := command("findmnt", "-n", "-o", "SOURCE", v.dir)
+	if err == nil {
+		err = os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(out), "trigger_fs_error"), []byte("by the crash test"), 0)
+	}
+	if err != nil {
+		unable(v.t, fmt.Errorf("triggering a file system error: %w", err))
+	}
+}
+
+// mend repairs the unmounted file system.
+func (v *volume) mend() {
+	v.t.Helper()
+	if out, err := command("e2fsck", "-fy", v.image); err != nil {
+		v.t.Logf("e2fsck -fy: %v: %s", err, tail(out, 1)) // 1: errors were corrected
+	}
+}
+
+// fill writes a file that leaves no room on the volume.
+func (v *volume) fill() (path string) {
+	v.t.Helper()
+	path = v.path("ballast")
+	f, err := os.Create(path)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	for size := 1 << 20; size >= 512; size /= 2 {
+		for block := make([]byte, size); err == nil; {
+			_, err = f.Write(block)
+		}
+		err = nil
+	}
+	_ = f.Close() // whatever it says: the disk is full
+	return path
 }
 
 // release is the end, also after a failure: the mount goes when its last user does.

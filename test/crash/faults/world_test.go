@@ -58,6 +58,7 @@ func (s span) has(at time.Time) bool { return !at.Before(s.from) && !at.After(s.
 
 // params fill in the configuration file.
 type params struct {
+	Hostname             string
 	Spool, Events, Admin string
 	SMTP, HTTP           int // ports, the same after each restart
 	KeySum               string
@@ -67,7 +68,7 @@ type params struct {
 }
 
 const configText = `
-hostname = "mx.godwit.test"
+hostname = "{{.Hostname}}"
 log.level = "info"
 ops.listen = "127.0.0.1:0"
 admin.listen = ["unix:{{.Admin}}"]
@@ -129,7 +130,7 @@ func newWorld(t *testing.T, r *rand.Rand, spool string) *world {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(socket) })
 	sum := sha256.Sum256([]byte(apiKey))
-	w.params = params{Spool: w.spool, Events: filepath.Join(w.dir, "events.jsonl"), Admin: filepath.Join(socket, "admin"),
+	w.params = params{Hostname: "mx.godwit.test", Spool: w.spool, Events: filepath.Join(w.dir, "events.jsonl"), Admin: filepath.Join(socket, "admin"),
 		SMTP: w.freePort(), HTTP: w.freePort(), KeySum: hex.EncodeToString(sum[:]), DNS: s.DNSAddr(), Port: s.Port(), MinFree: "8MiB"}
 	w.writeConfig()
 	if w.admin, err = adminapi.NewClient(adminapi.ClientOptions{URL: "unix:" + w.params.Admin}); err != nil {
