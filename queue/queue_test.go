@@ -51,6 +51,19 @@ func (w *world) Open(_ context.Context, r mail.Route) (Session, error) {
 	return &fakeSession{w: w}, nil
 }
 
+func (w *world) setDown(domain string, down bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down[domain] = down
+}
+
+// got lists what was delivered so far, and the sizes of the transactions.
+func (w *world) got() (delivered []string, groups []int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.delivered...), append([]int(nil), w.groups...)
+}
+
 type fakeSession struct {
 	w *world
 	n int
@@ -194,7 +207,7 @@ func TestScheduledAndDeadline(t *testing.T) {
 		defer stop(t, q)
 		begin := time.Now()
 		later := inject(t, q, func(m *mail.Message) { m.NotBefore = begin.Add(time.Hour) }, "later@one.test")
-		w.down["two.test"] = true
+		w.setDown("two.test", true)
 		dead := inject(t, q, func(m *mail.Message) { m.Deadline = begin.Add(2 * time.Minute) }, "otp@two.test")
 		time.Sleep(59 * time.Minute)
 		if got := kinds(t, q, later[0]); got != "injected" {
@@ -221,8 +234,8 @@ func TestEqualCopiesShareATransaction(t *testing.T) {
 		}
 		inject(t, q, nil, rcpts...)
 		time.Sleep(time.Minute)
-		if len(w.delivered) != 250 || len(w.groups) > 5 {
-			t.Errorf("%d delivered in %d transactions %v", len(w.delivered), len(w.groups), w.groups)
+		if delivered, groups := w.got(); len(delivered) != 250 || len(groups) > 5 {
+			t.Errorf("%d delivered in %d transactions %v", len(delivered), len(groups), groups)
 		}
 	})
 }
@@ -243,7 +256,8 @@ func TestFairness(t *testing.T) {
 		inject(t, q, func(m *mail.Message) { m.Priority = mail.Urgent }, "urgent@one.test")
 		inject(t, q, func(m *mail.Message) { m.Tenant = "other" }, "x1@one.test", "x2@one.test", "x3@one.test")
 		time.Sleep(10 * time.Second)
-		got := strings.Join(w.delivered[5:], " ")
+		delivered, _ := w.got()
+		got := strings.Join(delivered[5:], " ")
 		if place := strings.Index(got, "urgent"); place < 0 || strings.Count(got[:place], "bulk") > 1 {
 			t.Errorf("urgent message behind bulk: %s", got)
 		}
@@ -329,7 +343,7 @@ func TestRestarts(t *testing.T) {
 func TestSiteDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		w.down["one.test"] = true
+		w.setDown("one.test", true)
 		q := start(t, testOptions(t.TempDir()), w)
 		defer stop(t, q)
 		ids := inject(t, q, nil, "a@one.test", "b@one.test")
@@ -341,9 +355,7 @@ func TestSiteDown(t *testing.T) {
 		if got := kinds(t, q, ids[0]); got != "injected deferred" {
 			t.Errorf("site down: %s", got)
 		}
-		w.mu.Lock()
-		w.down["one.test"] = false
-		w.mu.Unlock()
+		w.setDown("one.test", false)
 		time.Sleep(10 * time.Minute)
 		for _, id := range ids {
 			if got := kinds(t, q, id); !strings.HasSuffix(got, "delivered") {
@@ -384,8 +396,8 @@ func TestSuspendSurvivesRestart(t *testing.T) {
 		q = start(t, o, w)
 		defer stop(t, q)
 		time.Sleep(time.Minute)
-		if len(w.delivered) != 1 {
-			t.Errorf("delivered %v while suspended", w.delivered)
+		if delivered, _ := w.got(); len(delivered) != 1 {
+			t.Errorf("delivered %v while suspended", delivered)
 		}
 		if err := q.Resume(x.ID); err != nil {
 			t.Fatal(err)
@@ -494,6 +506,8 @@ func TestConnectionLimit(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute)
 		checkOnce(t, w, 60)
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if w.max > 3 {
 			t.Errorf("%d connections, the limit is 3", w.max)
 		}

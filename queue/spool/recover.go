@@ -146,6 +146,9 @@ func (r *recovery) replay() error {
 		err := parseChanges(entry.Changes, func(c *Change) {
 			if c.Kind == ChangeInjected {
 				r.injected[c.ID] = true
+				if born := c.ID.Time(); r.since.IsZero() || born.Before(r.since) {
+					r.since = born
+				}
 			} else if r.onDisk == nil || r.onDisk[c.ID] {
 				r.change(c, old)
 			}
@@ -198,43 +201,55 @@ func (r *recovery) batch(pos seglog.Pos, b *decodedBatch) {
 		r.update.receipts = append(r.update.receipts, b.receipt)
 	}
 	for i, m := range b.messages {
-		r.row(Loc{Seg: pos.Seg, Off: uint32(pos.Off), Row: b.rows[i].off, Len: b.rows[i].len}, h, m)
+		if rec.Type == recordBatch && r.untold(h) {
+			r.missing = append(r.missing, s.injectedEvent(m))
+		}
+		r.row(Loc{Seg: pos.Seg, Off: uint32(pos.Off), Row: b.rows[i].off, Len: b.rows[i].len}, m)
 	}
 }
 
-func (r *recovery) row(loc Loc, h *header, m *mail.Message) {
-	if !r.rebuild && !r.injected[h.first] && r.s.injectedEvent != nil {
-		r.missing = append(r.missing, r.s.injectedEvent(m))
+// untold reports whether the injected events of a batch were lost. Those of
+// batches older than what the event log keeps, which only a rebuild meets, were not.
+func (r *recovery) untold(h *header) bool {
+	if r.s.injectedEvent == nil || r.injected[h.first] {
+		return false
 	}
+	return !r.rebuild || !r.since.After(h.first.Time())
+}
+
+func (r *recovery) row(loc Loc, m *mail.Message) {
 	e := Entry{Key: Key{Queue: r.queue(m), Due: DueOf(m), ID: m.ID}, Loc: loc, Attempts: m.Attempts, LastReply: m.LastReply}
 	if st := r.states[m.ID]; st != nil {
+		st.seen = true
 		if st.ended {
 			return
 		}
 		if st.due != 0 {
 			e.Due, e.Attempts, e.LastReply = st.due, st.attempts, st.reply
 		}
-		st.seen = true
 	}
-	if c := r.s.shared[m.Body.ID]; c != nil {
+	c := r.s.shared[m.Body.ID]
+	if c != nil {
 		e.Shared = c.num
+	}
+	if r.put(e) && c != nil {
 		c.rows++
 	}
-	r.put(e)
 }
 
-// put adds a row. Only a rebuild can meet a message twice, at its first place
-// and where it was moved to: the later one counts.
-func (r *recovery) put(e Entry) {
+// put adds a row; false if it was there. Only a rebuild can meet a message
+// twice, at its first place and where it was moved to: the later one counts.
+func (r *recovery) put(e Entry) bool {
 	if i, again := r.places[e.ID]; again {
 		r.update.put[i] = e
-		return
+		return false
 	}
 	if r.rebuild {
 		r.places[e.ID] = len(r.update.put)
 	}
 	r.out.Replayed++
 	r.update.put = append(r.update.put, e)
+	return true
 }
 
 func (r *recovery) queue(m *mail.Message) uint32 {
@@ -251,25 +266,45 @@ func (r *recovery) queue(m *mail.Message) uint32 {
 
 // moveIndexed applies the changes of rows that the index holds.
 func (r *recovery) moveIndexed() error {
-	return guardFault(r.s.path(indexFile), func() error {
-		for _, st := range r.states {
-			if !st.changed || st.seen {
-				continue
-			}
-			e, ok := r.s.index.entry(st.key)
-			if !ok {
-				continue
-			}
-			r.update.remove = append(r.update.remove, e.Key)
-			if !st.ended && st.due != 0 {
-				e.Due, e.Attempts, e.LastReply = st.due, st.attempts, st.reply
-				r.update.put = append(r.update.put, e)
-			} else if st.ended {
-				r.endShared(e.Shared)
-			}
+	astray := map[mail.ID]*state{}
+	for id, st := range r.states {
+		if !st.changed || st.seen {
+			continue
 		}
+		e, ok, err := r.s.index.entry(st.key)
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			r.move(st, e)
+		default:
+			astray[id] = st
+		}
+	}
+	if len(astray) == 0 || r.rebuild {
 		return nil
+	}
+	// An operator's action between two flushes may have moved a row without
+	// a change of its own: then it lies elsewhere, and only reading all finds it.
+	return r.s.index.Scan(0, func(e Entry) bool {
+		if st := astray[e.ID]; st != nil {
+			r.move(st, e)
+			delete(astray, e.ID)
+		}
+		return len(astray) > 0
 	})
+}
+
+// move removes a row, or puts it at its new due time.
+func (r *recovery) move(st *state, e Entry) {
+	r.update.remove = append(r.update.remove, e.Key)
+	switch {
+	case st.ended:
+		r.endShared(e.Shared)
+	case st.due != 0:
+		e.Due, e.Attempts, e.LastReply = st.due, st.attempts, st.reply
+		r.update.put = append(r.update.put, e)
+	}
 }
 
 func (r *recovery) endShared(num uint32) {
