@@ -181,7 +181,7 @@ func (q *Queue) onDiskChunk(f Filter, s *sched, after *spool.Key, act func([]spo
 		return nil, true, err
 	}
 	last := entries[len(entries)-1].Key
-	msgs := q.loadAll(entries)
+	msgs, _ := q.loadAll(entries) // one that is over or elsewhere now is left alone
 	for i, m := range msgs {
 		if m != nil && (!f.message(m) || q.isGone(entries[i].Key)) {
 			msgs[i] = nil

@@ -17,6 +17,7 @@ import (
 // outcome, or an engine event.
 type finished struct {
 	batch    *mail.Batch
+	told     func() // the injected events of the batch are logged
 	item     *item
 	outcome  mail.Outcome
 	provider string
@@ -203,6 +204,9 @@ func outcomeEvent(m *mail.Message, out *mail.Outcome, attempt int, f *finished, 
 func (q *Queue) applyFinished(f *finished) {
 	if f.done != nil {
 		defer func() { f.done <- struct{}{} }()
+	}
+	if f.told != nil {
+		f.told()
 	}
 	it := f.item
 	if it == nil {

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -36,9 +37,16 @@ func (q *Queue) flushLoop() {
 func (q *Queue) flushSome(hurry bool) {
 	for {
 		more, err := q.flushGroup(hurry)
+		if errors.Is(err, spool.ErrIndexDamaged) {
+			q.fail(err)
+			return
+		}
 		if err != nil {
 			q.log.Error("index not written; trying again", "error", err)
 			q.m.flushErrors.Inc()
+			q.mu.Lock()
+			q.wakeInjectors(true)
+			q.mu.Unlock()
 			return
 		}
 		if !more || q.ctx.Err() != nil {
@@ -47,15 +55,26 @@ func (q *Queue) flushSome(hurry bool) {
 	}
 }
 
+// wakeInjectors tells those who wait for room how the last flush went. q.mu is held.
+func (q *Queue) wakeInjectors(failed bool) {
+	q.flushFails = failed
+	close(q.settled)
+	q.settled = make(chan struct{})
+}
+
 // awaitRoom waits while memory holds more messages than it may, for the index
-// to take some. It is what slows down injectors that outrun the disk.
+// to take some. It is what slows down injectors that outrun the disk. While the
+// index cannot be written, for want of space as a rule, it does not wait.
 func (q *Queue) awaitRoom(ctx context.Context) error {
 	for {
 		q.mu.Lock()
-		room, settled := len(q.live) <= 2*q.options().MaxInMemory, q.settled
+		room, settled, fails := len(q.live) <= 2*q.options().MaxInMemory, q.settled, q.flushFails
 		q.mu.Unlock()
-		if room {
+		switch {
+		case room:
 			return nil
+		case fails:
+			return mail.ErrDiskFull
 		}
 		signal(q.flushNow)
 		select {
@@ -240,8 +259,7 @@ func (q *Queue) settle(p *plan) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.gone.settle(p.Remove)
-	close(q.settled)
-	q.settled = make(chan struct{})
+	q.wakeInjectors(false)
 	for _, it := range p.parked {
 		if it.place != placeParked || it.listed {
 			continue // taken up again meanwhile, or to be written once more

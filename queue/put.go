@@ -2,10 +2,12 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/event"
 	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/internal/seglog"
 	"github.com/godwit-mta/godwit/queue/spool"
 )
 
@@ -30,7 +32,11 @@ func (q *Queue) put(ctx context.Context, b *mail.Batch) error {
 	if q.Queued()+int64(len(b.Messages)) > q.options().MaxMessages {
 		return mail.ErrQueueFull
 	}
-	return q.spool.Put(ctx, b, func(locs []spool.Loc) { q.register(b, locs) })
+	err := q.spool.Put(ctx, b, func(locs []spool.Loc, told func()) { q.register(b, locs, told) })
+	if errors.Is(err, seglog.ErrFailed) {
+		q.fail(err) // it stays so: a restart finds out what the disk has
+	}
+	return err
 }
 
 // Large starts a body too large for memory; see spool.LargeFile.
@@ -43,11 +49,12 @@ func (q *Queue) Large(ctx context.Context) (*spool.LargeFile, error) {
 
 // register puts a durable batch into the queue. Its injected events go first,
 // so that they stand before any outcome in the log.
-func (q *Queue) register(b *mail.Batch, locs []spool.Loc) {
+func (q *Queue) register(b *mail.Batch, locs []spool.Loc, told func()) {
 	if len(b.Messages) == 0 {
+		told()
 		return
 	}
-	q.fin.add(finished{batch: b})
+	q.fin.add(finished{batch: b, told: told})
 	q.m.injected.Add(float64(len(b.Messages)))
 	now := time.Now().UnixMilli()
 	o := q.options()

@@ -92,30 +92,31 @@ type Queue struct {
 	refills  chan struct{} // limits concurrent refills
 	routing  chan struct{} // limits concurrent route lookups
 
-	mu        sync.Mutex
-	live      map[mail.ID]*item
-	names     map[name]*sched
-	nextID    uint32
-	sites     map[string]*site
-	timers    timers
-	timerSet  chan struct{}
-	flushNow  chan struct{} // asks for a flush before its time
-	settled   chan struct{} // closed and renewed at each flush
-	unindexed []*item       // in order of registration
-	gone      goneRows      // over, but the index may still show them
-	unsettled *plan         // a flush whose index transaction has not succeeded yet; guarded by flushMu
-	starved   []*site       // wait for one of the connections that others have
-	moved     []*item       // parked, and the index has them under another key
-	removes   []spool.Key   // rows of the index that ended or moved
-	queued    int64         // live messages, in memory and on disk
-	bodyBytes int64
-	openCount int // sessions in all
-	applied   seglog.Pos
-	suspended map[string]*Suspension
-	actions   map[string][]byte // to be stored with the next flush
-	horizon   spool.Horizon     // what Horizon said at the last flush
-	flushed   spool.Flush       // the last one; guarded by flushMu
-	flushMu   sync.Mutex        // one flush at a time; taken before mu
+	mu         sync.Mutex
+	live       map[mail.ID]*item
+	names      map[name]*sched
+	nextID     uint32
+	sites      map[string]*site
+	timers     timers
+	timerSet   chan struct{}
+	flushNow   chan struct{} // asks for a flush before its time
+	settled    chan struct{} // closed and renewed at each flush
+	flushFails bool          // the last flush did not succeed
+	unindexed  []*item       // in order of registration
+	gone       goneRows      // over, but the index may still show them
+	unsettled  *plan         // a flush whose index transaction has not succeeded yet; guarded by flushMu
+	starved    []*site       // wait for one of the connections that others have
+	moved      []*item       // parked, and the index has them under another key
+	removes    []spool.Key   // rows of the index that ended or moved
+	queued     int64         // live messages, in memory and on disk
+	bodyBytes  int64
+	openCount  int // sessions in all
+	applied    seglog.Pos
+	suspended  map[string]*Suspension
+	actions    map[string][]byte // to be stored with the next flush
+	horizon    spool.Horizon     // what Horizon said at the last flush
+	flushed    spool.Flush       // the last one; guarded by flushMu
+	flushMu    sync.Mutex        // one flush at a time; taken before mu
 
 	fin finisher
 }

@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"errors"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/internal/seglog"
 	"github.com/godwit-mta/godwit/queue/spool"
 )
 
@@ -27,13 +29,16 @@ func (q *Queue) refill(s *sched) {
 			q.fail(err)
 			return
 		}
-		msgs := q.loadAll(entries)
+		msgs, stale := q.loadAll(entries)
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.loaded(s, entries, msgs, next)
+		q.loaded(s, entries, msgs, next, stale)
 		q.gone.end(epoch)
 	})
 }
+
+// staleAgain is when rows are read again that had moved while they were read, in milliseconds.
+const staleAgain = 1000
 
 // room is how many rows may be read into s.
 func (q *Queue) room(s *sched) int {
@@ -44,9 +49,11 @@ func (q *Queue) room(s *sched) int {
 	return max(1, min(o.MaxReady-s.fifo.len(), o.MaxInMemory-len(q.live)))
 }
 
-// loadAll reads rows; nil stands for one that memory has already.
-func (q *Queue) loadAll(entries []spool.Entry) []*mail.Message {
-	msgs := make([]*mail.Message, len(entries))
+// loadAll reads rows; nil stands for one that memory has already, or that
+// cannot be read. Stale tells that a segment was given back after the index was
+// read: its rows are over, or elsewhere now.
+func (q *Queue) loadAll(entries []spool.Entry) (msgs []*mail.Message, stale bool) {
+	msgs = make([]*mail.Message, len(entries))
 	for i := range entries {
 		q.mu.Lock()
 		known := q.live[entries[i].ID] != nil
@@ -55,6 +62,10 @@ func (q *Queue) loadAll(entries []spool.Entry) []*mail.Message {
 			continue
 		}
 		m, err := q.spool.Load(entries[i].Loc)
+		if errors.Is(err, seglog.ErrFreed) {
+			stale = true
+			continue
+		}
 		if err != nil {
 			q.log.Error("message cannot be read back; it stays in the index", "message", entries[i].ID.String(), "error", err)
 			q.m.unreadable.Inc()
@@ -63,11 +74,11 @@ func (q *Queue) loadAll(entries []spool.Entry) []*mail.Message {
 		m.Attempts, m.LastReply = entries[i].Attempts, entries[i].LastReply
 		msgs[i] = m
 	}
-	return msgs
+	return msgs, stale
 }
 
 // loaded puts rows that were read into the queue; q.mu is held.
-func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, next int64) {
+func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, next int64, stale bool) {
 	s.refilling = false
 	for i, m := range msgs {
 		if m == nil || q.live[m.ID] != nil || q.gone.has(entries[i].Key) {
@@ -83,6 +94,10 @@ func (q *Queue) loaded(s *sched, entries []spool.Entry, msgs []*mail.Message, ne
 	}
 	q.advance(s, entries)
 	s.next = min(s.next, next)
+	if stale {
+		s.cursor = nil
+		s.next = min(s.next, time.Now().UnixMilli()+staleAgain)
+	}
 	q.timers.set(s)
 	signal(q.timerSet)
 	if s.site != nil {

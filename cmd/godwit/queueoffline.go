@@ -10,6 +10,7 @@ import (
 
 	"github.com/godwit-mta/godwit/config"
 	"github.com/godwit-mta/godwit/internal/show"
+	"github.com/godwit-mta/godwit/queue"
 	"github.com/godwit-mta/godwit/queue/spool"
 )
 
@@ -90,6 +91,8 @@ type repaired struct {
 	Queues   int     `json:"queues"`
 	Changes  int     `json:"changes"`
 	Seconds  float64 `json:"seconds"`
+	// Damage are places in the segments and the event log that could not be read and were left out.
+	Damage []string `json:"damage,omitempty"`
 }
 
 // Run rebuilds the index.
@@ -100,14 +103,19 @@ func (c *queueRepairCmd) Run(e *env) error {
 	}
 	q := &file.Queue
 	stop := working(e, fmt.Sprintf("rebuilding the index of %s from %s of segments", q.Path, show.Bytes(size(filepath.Join(q.Path, "segments")))))
-	r, err := spool.Repair(e.ctx, q.Path, q.Spool, spool.Deps{Events: q.Events})
+	r, err := queue.Repair(e.ctx, *q, nil)
 	stop()
 	if err != nil {
 		return offline(err)
 	}
-	out := repaired{Volume: q.Path, Messages: r.Replayed, Queues: len(r.Queues), Changes: r.Changes, Seconds: r.Took.Seconds()}
+	out := repaired{Volume: q.Path, Messages: r.Replayed, Queues: len(r.Queues), Changes: r.Changes, Seconds: r.Took.Seconds(), Damage: r.Damage}
 	if c.JSON {
 		return show.JSON(e.out, out)
+	}
+	for _, place := range r.Damage {
+		if _, err := fmt.Fprintf(e.out, "left out: %s\n", place); err != nil {
+			return err
+		}
 	}
 	_, err = fmt.Fprintf(e.out, "rebuilt the index of %s: %s in %s, %s; took %s\n", q.Path, show.Plural(int64(out.Messages), "message"),
 		show.Plural(int64(out.Queues), "queue"), show.Plural(int64(out.Changes), "recorded change"), show.Span(r.Took))

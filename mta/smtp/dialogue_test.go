@@ -14,8 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/BurntSushi/toml"
 	gosmtp "github.com/emersion/go-smtp"
+	"github.com/pelletier/go-toml/v2"
 )
 
 // A dialogue is a script of testdata; testdata/README.md has the format.
@@ -67,9 +67,8 @@ func loadDialogue(path string) (*dialogue, error) {
 func (d *dialogue) options(t *testing.T) Options {
 	opt := DefaultOptions()
 	opt.Domain = "mx.example"
-	md, err := toml.Decode(d.set, &opt)
-	if err != nil || len(md.Undecoded()) > 0 {
-		t.Fatalf("%s: set: %v %v", d.name, err, md.Undecoded())
+	if err := toml.NewDecoder(strings.NewReader(d.set)).DisallowUnknownFields().Decode(&opt); err != nil {
+		t.Fatalf("%s: set: %v", d.name, err)
 	}
 	return opt
 }

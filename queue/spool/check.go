@@ -111,18 +111,16 @@ func guardFault(path string, f func() error) (err error) {
 // Check reads every row of every bucket, in this goroutine so that a fault is
 // caught (bbolt's own checker runs in another). It reads the whole file.
 func (x *Index) Check() error {
-	return guardFault(x.db.Path(), func() error {
-		return x.db.View(func(tx *bbolt.Tx) error {
-			return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
-				return b.ForEach(func(k, v []byte) error {
-					if string(name) != bucketDue {
-						return nil
-					}
-					if _, ok := parseEntry(k, v); !ok {
-						return &IndexError{x.db.Path(), fmt.Sprintf("row %x cannot be read", k)}
-					}
+	return x.view(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(k, v []byte) error {
+				if string(name) != bucketDue {
 					return nil
-				})
+				}
+				if _, ok := parseEntry(k, v); !ok {
+					return x.damaged("row", k)
+				}
+				return nil
 			})
 		})
 	})

@@ -7,8 +7,10 @@ import (
 )
 
 // floors knows below which position every record has been registered by its
-// Put. Puts overlap: a record may be durable while its owner has not yet
-// put it into the queue, and a checkpoint must not pass it.
+// Put and told of in the event log. Puts overlap: a record may be durable while its
+// owner has not yet put it into the queue, and a checkpoint must not pass it.
+// Nor may it pass one whose injected events could still be lost, since recovery
+// makes them up only for the records that it reads.
 type floors struct {
 	mu   sync.Mutex
 	open []*floor // in order of position
@@ -20,7 +22,7 @@ type floor struct {
 }
 
 // Horizon is a pair of places in the two logs: every record before Records is
-// registered with the queue, and whatever the event log has about records at
+// registered with the queue and its injected events are logged, and whatever the event log has about records at
 // or after Records stands at or after Events.
 type Horizon struct{ Records, Events seglog.Pos }
 

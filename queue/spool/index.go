@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -80,7 +81,9 @@ const (
 // Index is the persistent list of messages that are not gone at once, on bbolt.
 // It is written lazily, in groups; the segment log is the truth.
 type Index struct {
-	db *bbolt.DB
+	db     *bbolt.DB
+	path   string
+	broken atomic.Bool // a transaction came to grief on a damaged page
 }
 
 // openIndex opens or creates the index at path. The checks that keep a
@@ -97,12 +100,12 @@ func openIndex(path string, readOnly bool) (x *Index, err error) {
 		if err != nil {
 			return fmt.Errorf("open index %s: %w", path, err)
 		}
-		x = &Index{db: db}
+		x = &Index{db: db, path: path}
 		if readOnly {
 			return nil
 		}
 		if err := x.prepare(); err != nil {
-			_ = db.Close()
+			_ = x.Close()
 			return err
 		}
 		return nil
@@ -111,7 +114,7 @@ func openIndex(path string, readOnly bool) (x *Index, err error) {
 }
 
 func (x *Index) prepare() error {
-	return x.db.Update(func(tx *bbolt.Tx) error {
+	return x.update(func(tx *bbolt.Tx) error {
 		for _, name := range []string{bucketMeta, bucketQueues, bucketDue, bucketShared, bucketReceipts, bucketSegments, bucketSharedRows, bucketActions} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return fmt.Errorf("prepare index: %w", err)
@@ -127,12 +130,44 @@ func (x *Index) prepare() error {
 	})
 }
 
-// Close closes the file.
-func (x *Index) Close() error { return x.db.Close() }
+// view and update run a transaction. bbolt takes the file for sound: on a
+// damaged page it panics, or reads beyond the end of its map. Both become an *IndexError here.
+func (x *Index) view(f func(*bbolt.Tx) error) error {
+	return x.guard(func() error { return x.db.View(f) })
+}
+
+func (x *Index) update(f func(*bbolt.Tx) error) error {
+	return x.guard(func() error { return x.db.Update(f) })
+}
+
+func (x *Index) guard(f func() error) error {
+	err := guardFault(x.path, f)
+	switch {
+	case errors.Is(err, ErrIndexDamaged):
+		x.broken.Store(true)
+	case errors.Is(err, errDamaged):
+		err = &IndexError{x.path, err.Error()}
+	}
+	return err
+}
+
+// damaged is the error for content that cannot be read.
+func (x *Index) damaged(what string, key []byte) error {
+	return &IndexError{x.path, fmt.Sprintf("%s %x cannot be read", what, key)}
+}
+
+// Close closes the file. After an *IndexError it does not: the transaction
+// that failed may hold its locks for ever, and the process is about to end.
+func (x *Index) Close() error {
+	if x.broken.Load() {
+		return nil
+	}
+	return x.db.Close()
+}
 
 // Size is the file's size in bytes.
 func (x *Index) Size() int64 {
-	info, err := os.Stat(x.db.Path())
+	info, err := os.Stat(x.path)
 	if err != nil {
 		return 0
 	}
@@ -192,7 +227,7 @@ func parseEntry(k, v []byte) (Entry, bool) {
 // one after those is due (math.MaxInt64: none).
 func (x *Index) Due(queue uint32, after *Key, now int64, limit int) (list []Entry, next int64, err error) {
 	next = math.MaxInt64
-	err = x.db.View(func(tx *bbolt.Tx) error {
+	err = x.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte(bucketDue)).Cursor()
 		prefix := binary.BigEndian.AppendUint32(nil, queue)
 		from := prefix
@@ -202,7 +237,7 @@ func (x *Index) Due(queue uint32, after *Key, now int64, limit int) (list []Entr
 		for k, v := c.Seek(from); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
 			e, ok := parseEntry(k, v)
 			if !ok {
-				return fmt.Errorf("index: %w: due row %x", errDamaged, k)
+				return x.damaged("row", k)
 			}
 			if after != nil && e.Key == *after {
 				continue
@@ -226,7 +261,7 @@ func (x *Index) FirstDue(queue uint32) (int64, error) {
 
 // Scan calls f for every row of a queue (0: all queues) until it returns false.
 func (x *Index) Scan(queue uint32, f func(Entry) bool) error {
-	return x.db.View(func(tx *bbolt.Tx) error {
+	return x.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte(bucketDue)).Cursor()
 		var prefix []byte
 		if queue != 0 {
@@ -235,7 +270,7 @@ func (x *Index) Scan(queue uint32, f func(Entry) bool) error {
 		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
 			e, ok := parseEntry(k, v)
 			if !ok {
-				return fmt.Errorf("index: %w: due row %x", errDamaged, k)
+				return x.damaged("row", k)
 			}
 			if !f(e) {
 				return nil
@@ -247,7 +282,7 @@ func (x *Index) Scan(queue uint32, f func(Entry) bool) error {
 
 // Queues returns every queue record.
 func (x *Index) Queues() (list []QueueRecord, err error) {
-	err = x.db.View(func(tx *bbolt.Tx) error {
+	err = x.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(bucketQueues)).ForEach(func(k, v []byte) error {
 			r, err := parseQueue(k, v)
 			list = append(list, r)
@@ -279,7 +314,7 @@ func (r *QueueRecord) value() []byte {
 
 // checkpoint reads the stored one; zero for a new index.
 func (x *Index) checkpoint() (c Checkpoint, err error) {
-	err = x.db.View(func(tx *bbolt.Tx) error {
+	err = x.view(func(tx *bbolt.Tx) error {
 		v := tx.Bucket([]byte(bucketMeta)).Get([]byte("checkpoint"))
 		if v == nil {
 			return nil
@@ -306,7 +341,7 @@ func (c Checkpoint) value() []byte {
 func receiptKey(tenant, key string) []byte { return []byte(tenant + "\x00" + key) }
 
 func (x *Index) receipt(tenant, key string) (r *mail.Receipt, err error) {
-	err = x.db.View(func(tx *bbolt.Tx) error {
+	err = x.view(func(tx *bbolt.Tx) error {
 		if v := tx.Bucket([]byte(bucketReceipts)).Get(receiptKey(tenant, key)); v != nil {
 			r, err = decodeReceipt(bytes.Clone(v))
 		}
@@ -317,7 +352,7 @@ func (x *Index) receipt(tenant, key string) (r *mail.Receipt, err error) {
 
 // dropReceipts removes those older than the limit and says how many.
 func (x *Index) dropReceipts(before time.Time) (n int, err error) {
-	err = x.db.Update(func(tx *bbolt.Tx) error {
+	err = x.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(bucketReceipts))
 		var old [][]byte
 		err := b.ForEach(func(k, v []byte) error {
@@ -336,7 +371,7 @@ func (x *Index) dropReceipts(before time.Time) (n int, err error) {
 }
 
 func (x *Index) sharedBodies() (list []*sharedBody, err error) {
-	err = x.db.View(func(tx *bbolt.Tx) error {
+	err = x.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(bucketShared)).ForEach(func(k, v []byte) error {
 			c, err := parseShared(k, v)
 			if err != nil {
@@ -352,7 +387,7 @@ func (x *Index) sharedBodies() (list []*sharedBody, err error) {
 // Actions returns the stored operator actions.
 func (x *Index) Actions() (map[string][]byte, error) {
 	actions := map[string][]byte{}
-	err := x.db.View(func(tx *bbolt.Tx) error {
+	err := x.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(bucketActions)).ForEach(func(k, v []byte) error {
 			actions[string(k)] = bytes.Clone(v)
 			return nil

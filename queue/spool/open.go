@@ -19,8 +19,9 @@ import (
 type Recovery struct {
 	Queues   []QueueRecord
 	Actions  map[string][]byte
-	Replayed int // rows read from records after the checkpoint and still alive
-	Changes  int // changes applied from the event log
+	Replayed int      // rows read from records after the checkpoint and still alive
+	Changes  int      // changes applied from the event log
+	Damage   []string // places in the logs that a repair could not read and left out
 	Took     time.Duration
 }
 
@@ -73,6 +74,9 @@ func assemble(dir string, o Options, d Deps, rebuild bool) (s *Spool, err error)
 	}
 	if s.index, err = openIndex(s.path(indexFile), false); err != nil {
 		return nil, err
+	}
+	if err = syncDir(dir); err != nil { // the index may be new
+		return nil, fmt.Errorf("spool: %w", err)
 	}
 	s.log, err = seglog.Open(s.path(segmentDir),
 		seglog.Options{SegmentBytes: o.SegmentSize, Spares: o.Spares},

@@ -2,7 +2,10 @@ package spool
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/godwit-mta/godwit/internal/event"
 	"github.com/godwit-mta/godwit/internal/mail"
@@ -13,12 +16,14 @@ import (
 type recovery struct {
 	s       *Spool
 	out     Recovery
-	rebuild bool
+	rebuild bool // the index is empty: all comes from the logs
+	repair  bool // the operator asked for it: what cannot be read is left out
 	// onDisk, when rebuilding, holds the ids whose changes matter.
 	onDisk   map[mail.ID]bool
 	places   map[mail.ID]int // when rebuilding: where in update.put a message is
 	states   map[mail.ID]*state
 	injected map[mail.ID]bool // first ids of batches whose injected events are logged
+	since    time.Time        // when the oldest of them came in
 	queues   map[queueName]uint32
 	nextID   uint32
 	shared   map[uint64]int64 // rows per shared body number
@@ -45,12 +50,15 @@ type state struct {
 // recover brings the index up to the tails of both logs. It is one index
 // transaction at its end, so a crash in the middle just starts it again.
 func (s *Spool) recover(ctx context.Context, rebuild bool) (*Recovery, error) {
-	r := &recovery{s: s, rebuild: rebuild, states: map[mail.ID]*state{}, places: map[mail.ID]int{}, injected: map[mail.ID]bool{}, queues: map[queueName]uint32{}}
-	err := guardFault(s.path(indexFile), r.load)
+	r := &recovery{s: s, repair: rebuild, states: map[mail.ID]*state{}, places: map[mail.ID]int{}, injected: map[mail.ID]bool{}, queues: map[queueName]uint32{}}
+	err := r.load()
 	if err != nil {
 		return nil, err
 	}
-	if rebuild {
+	// An index without a checkpoint is new: the old one was lost, or a repair
+	// did not get to its end.
+	r.rebuild = rebuild || s.checkpoint == Checkpoint{}
+	if r.rebuild {
 		if err := r.collectIDs(); err != nil {
 			return nil, err
 		}
@@ -60,6 +68,9 @@ func (s *Spool) recover(ctx context.Context, rebuild bool) (*Recovery, error) {
 	}
 	if err := r.scan(); err != nil {
 		return nil, err
+	}
+	if r.rebuild && !r.repair && r.out.Replayed > 0 {
+		s.slog.Warn("the queue index was missing; it was rebuilt from the segments", "messages", r.out.Replayed)
 	}
 	if err := r.moveIndexed(); err != nil {
 		return nil, err
@@ -118,7 +129,10 @@ func (r *recovery) collectIDs() error {
 func (r *recovery) records(from seglog.Pos, f func(seglog.Record, *decodedBatch) error) error {
 	for rec, err := range r.s.log.Scan(from) {
 		if err != nil {
-			return fmt.Errorf("spool: %w", err)
+			if err := r.leaveOut(err); err != nil {
+				return fmt.Errorf("spool: %w", err)
+			}
+			continue
 		}
 		if rec.Type != recordBatch && (rec.Type != recordMoved || !r.rebuild) {
 			continue
@@ -134,13 +148,32 @@ func (r *recovery) records(from seglog.Pos, f func(seglog.Record, *decodedBatch)
 	return nil
 }
 
+// leaveOut decides about a part of a log that cannot be read. A start refuses,
+// since somebody was promised what stood there; a repair takes note and goes on.
+func (r *recovery) leaveOut(err error) error {
+	var corrupt *seglog.CorruptError
+	switch {
+	case !errors.As(err, &corrupt):
+		return err
+	case !r.repair:
+		return fmt.Errorf("%w; restore the file from a copy, or run `godwit queue repair` to go on without what cannot be read there", err)
+	}
+	if place := corrupt.Error(); !slices.Contains(r.out.Damage, place) {
+		r.out.Damage = append(r.out.Damage, place)
+	}
+	return nil
+}
+
 // replay reads the event log's changes: of rows in the index those since the
 // checkpoint, of records that the index does not have yet all, also older ones.
 func (r *recovery) replay() error {
 	from := r.s.checkpoint
 	for entry, err := range r.s.events.Replay(minPos(from.Injected, from.Events)) {
 		if err != nil {
-			return fmt.Errorf("spool: event log: %w", err)
+			if err := r.leaveOut(err); err != nil {
+				return fmt.Errorf("spool: event log: %w", err)
+			}
+			continue
 		}
 		old := entry.Pos.Compare(from.Events) < 0
 		err := parseChanges(entry.Changes, func(c *Change) {
@@ -181,13 +214,13 @@ func (r *recovery) change(c *Change, old bool) {
 // scan reads the records after the checkpoint; their live rows go to the index.
 func (r *recovery) scan() error {
 	return r.records(r.s.checkpoint.Records, func(rec seglog.Record, b *decodedBatch) error {
-		r.batch(rec.Pos, b)
+		r.batch(rec, b)
 		return nil
 	})
 }
 
-func (r *recovery) batch(pos seglog.Pos, b *decodedBatch) {
-	s := r.s
+func (r *recovery) batch(rec seglog.Record, b *decodedBatch) {
+	s, pos := r.s, rec.Pos
 	h := b.header
 	if (h.bodyLarge || h.body.Content && h.bodyInline) && s.shared[h.body.ID] == nil {
 		s.nextShared++
@@ -266,6 +299,9 @@ func (r *recovery) queue(m *mail.Message) uint32 {
 
 // moveIndexed applies the changes of rows that the index holds.
 func (r *recovery) moveIndexed() error {
+	if r.rebuild {
+		return nil // there are none
+	}
 	astray := map[mail.ID]*state{}
 	for id, st := range r.states {
 		if !st.changed || st.seen {
@@ -281,7 +317,7 @@ func (r *recovery) moveIndexed() error {
 			astray[id] = st
 		}
 	}
-	if len(astray) == 0 || r.rebuild {
+	if len(astray) == 0 {
 		return nil
 	}
 	// An operator's action between two flushes may have moved a row without

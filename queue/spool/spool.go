@@ -147,11 +147,11 @@ func (s *Spool) CheckFree() (int64, error) {
 func (s *Spool) Full() bool { return s.full.Load() }
 
 // Put makes a batch durable and then calls register with the place of each
-// message, in order. Until register has returned no checkpoint passes the
-// batch. Errors are mail.ErrDiskFull, mail.ErrTooLarge or the log's failure;
+// message, in order. No checkpoint passes the batch until told has been called,
+// which must be when its injected events are logged (at once if it has no messages). Errors are mail.ErrDiskFull, mail.ErrTooLarge or the log's failure;
 // after an error nothing of the batch will be delivered by this process. The
 // body's bytes belong to the spool from the call on.
-func (s *Spool) Put(ctx context.Context, b *mail.Batch, register func([]Loc)) error {
+func (s *Spool) Put(ctx context.Context, b *mail.Batch, register func(places []Loc, told func())) error {
 	if s.full.Load() {
 		return mail.ErrDiskFull
 	}
@@ -162,9 +162,9 @@ func (s *Spool) Put(ctx context.Context, b *mail.Batch, register func([]Loc)) er
 	}
 	enc := s.codec.encodeBatch(b)
 	ticket := s.floors.enter(s.tails)
-	defer s.floors.leave(ticket)
 	pos, err := s.log.Append(ctx, recordBatch, enc.parts...)
 	if err != nil {
+		s.floors.leave(ticket)
 		s.orphan(b, err)
 		return fmt.Errorf("spool: %w", err)
 	}
@@ -173,7 +173,7 @@ func (s *Spool) Put(ctx context.Context, b *mail.Batch, register func([]Loc)) er
 		locs[i] = Loc{Seg: pos.Seg, Off: uint32(pos.Off), Row: r.off, Len: r.len}
 	}
 	s.account(b, pos, uint32(len(enc.parts[0])))
-	register(locs)
+	register(locs, func() { s.floors.leave(ticket) })
 	return nil
 }
 

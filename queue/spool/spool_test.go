@@ -49,7 +49,7 @@ func batchOf(ids *mail.IDs, n int, body string) *mail.Batch {
 func put(t *testing.T, s *Spool, b *mail.Batch) []Loc {
 	t.Helper()
 	var locs []Loc
-	if err := s.Put(context.Background(), b, func(l []Loc) { locs = l }); err != nil {
+	if err := s.Put(context.Background(), b, func(l []Loc, told func()) { locs = l; told() }); err != nil {
 		t.Fatal(err)
 	}
 	return locs

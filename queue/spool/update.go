@@ -46,7 +46,7 @@ func (d *deltas) count(e *Entry, by int64) {
 // and returns what it changed.
 func (x *Index) apply(u *indexUpdate) (deltas, error) {
 	var d deltas
-	err := x.db.Update(func(tx *bbolt.Tx) error {
+	err := x.update(func(tx *bbolt.Tx) error {
 		d = deltas{map[uint64]int64{}, map[uint32]int64{}, map[uint64]int64{}}
 		if err := applyDue(tx.Bucket([]byte(bucketDue)), u, &d); err != nil {
 			return err
@@ -209,7 +209,7 @@ func applyShared(tx *bbolt.Tx, u *indexUpdate) error {
 // counts reads a bucket of counters.
 func (x *Index) counts(bucket string) (map[uint64]int64, error) {
 	rows := map[uint64]int64{}
-	err := x.db.View(func(tx *bbolt.Tx) error {
+	err := x.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(bucket)).ForEach(func(k, v []byte) error {
 			n, _ := binary.Uvarint(v)
 			rows[binary.BigEndian.Uint64(k)] = int64(n)
@@ -220,11 +220,11 @@ func (x *Index) counts(bucket string) (map[uint64]int64, error) {
 }
 
 // entry returns the row under a key.
-func (x *Index) entry(k Key) (e Entry, ok bool) {
-	_ = x.db.View(func(tx *bbolt.Tx) error {
+func (x *Index) entry(k Key) (e Entry, ok bool, err error) {
+	err = x.view(func(tx *bbolt.Tx) error {
 		key := k.append(nil)
 		e, ok = parseEntry(key, tx.Bucket([]byte(bucketDue)).Get(key))
 		return nil
 	})
-	return e, ok
+	return e, ok, err
 }

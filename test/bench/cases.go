@@ -31,6 +31,7 @@ func cases() []benchCase {
 		{name: "latency", about: "one message at a time", run: (*bench).latency},
 		{name: "http_batch", about: "100,000 recipients of one body", run: (*bench).batch},
 		{name: "scheduled", about: "a million scheduled messages and a restart", run: (*bench).scheduled},
+		{name: "uploads", about: "200 uploads of 50 MB at a time", run: (*bench).uploads, round1: true},
 		{name: "scheduled_cgroup", about: "the million in 512 MiB", run: (*bench).scheduledCgroup, round1: true},
 	}
 }

@@ -3,232 +3,326 @@
 package crash
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/godwit-mta/godwit/internal/ledger"
-	"github.com/godwit-mta/godwit/internal/load"
+	"github.com/godwit-mta/godwit/internal/seglog"
+	"github.com/godwit-mta/godwit/mta/adminapi"
+	"github.com/godwit-mta/godwit/test/e2e/rig"
 )
 
-// backlog injects while delivery stands still, and kills the program, so that
-// everything acknowledged is on the volume and nowhere else.
-func (r *rig) backlog(n int64) []ledger.Ack {
-	r.t.Helper()
-	r.mustStart()
-	r.cli("queue", "suspend", "--all", "--reason", "test")
-	o := r.bySMTP(0)
-	o.Count = n
-	l, err := load.New(o, load.Deps{})
-	if err != nil {
-		r.t.Fatal(err)
+// held are domains whose mail a backlog keeps; that of the others is on its way.
+const held = "e*.test"
+
+// backlog runs the engine under load with part of its delivery suspended, and kills it.
+func (w *world) backlog() {
+	w.t.Helper()
+	w.start()
+	if _, err := w.admin.Suspend(context.Background(), adminapi.Filter{Domain: held}, time.Time{}, "test"); err != nil {
+		w.t.Fatal(err)
 	}
-	if report, err := l.Run(context.Background()); err != nil || !report.OK() {
-		r.t.Fatalf("injection: %+v, %v", report, err)
-	}
-	r.kill()
-	return l.Acks()
+	w.startLoad(rate)
+	time.Sleep(1200 * time.Millisecond) // long enough for some flushes of the index
+	w.endLoad()
+	w.kill()
 }
 
-// cli runs a command of the program and returns what it printed.
-func (r *rig) cli(args ...string) string {
-	r.t.Helper()
-	out, err := r.tryCLI(args...)
-	if err != nil {
-		r.t.Fatalf("godwit %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return out
-}
-
-func (r *rig) tryCLI(args ...string) (string, error) {
-	cmd := exec.Command(binary(r.t), append(args, "-c", r.config())...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
-
-// deliverAll lets everything go and compares the books.
-func (r *rig) deliverAll(acks []ledger.Ack) {
-	r.t.Helper()
-	r.mustStart()
-	r.resume()
-	r.awaitEmpty()
-	r.terminate()
-	if books := ledger.Reconcile(acks, r.sink.Deliveries()); !books.OK() || len(books.Duplicates) > 0 {
-		r.t.Errorf("books: %s", books)
+// resume lets everything go, whatever the index remembers of suspensions.
+func (w *world) resume() {
+	w.t.Helper()
+	if _, err := w.admin.ResumeMatching(context.Background(), adminapi.Filter{All: true}); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
-// resume ends every suspension there is.
-func (r *rig) resume() {
-	r.t.Helper()
-	for line := range strings.Lines(r.cli("queue", "suspensions", "--json")) {
-		if _, rest, ok := strings.Cut(line, `"id": "`); ok {
-			id, _, _ := strings.Cut(rest, `"`)
-			r.cli("queue", "resume", id)
+// startFails runs the engine and wants it to end with an error that says all of this.
+func (w *world) startFails(want ...string) {
+	w.t.Helper()
+	_, err := rig.Start(rig.Binary(w.t), w.config())
+	if err == nil {
+		w.t.Fatal("the engine started")
+	}
+	for _, s := range want {
+		if !strings.Contains(err.Error(), s) {
+			w.t.Errorf("the engine's last words do not say %q:\n%s", s, tail(err.Error(), 5))
 		}
 	}
+	if strings.Contains(err.Error(), "goroutine ") {
+		w.t.Errorf("the engine panicked:\n%s", tail(err.Error(), 30))
+	}
 }
 
-// newest is the segment with the highest name in a log's folder.
-func newest(t *testing.T, dir string) string {
+// repair runs the command that the error names.
+func (w *world) repair() {
+	w.t.Helper()
+	out, err := exec.Command(rig.Binary(w.t), "queue", "repair", "-c", w.config()).CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("godwit queue repair: %v: %s", err, out)
+	}
+}
+
+// tailOf finds where the records of a log end, by opening a copy of it.
+func tailOf(t *testing.T, dir string) (path string, end int64) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*.seg"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no segments in %s: %v", dir, err)
-	}
-	return files[len(files)-1]
-}
-
-// TestTornTail: garbage behind the last record of both logs is not mistaken for mail.
-func TestTornTail(t *testing.T) {
-	r := newRig(t, filepath.Join(t.TempDir(), "spool"))
-	acks := r.backlog(500)
-	for _, dir := range []string{"segments", "events"} {
-		f, err := os.OpenFile(newest(t, filepath.Join(r.spool, dir)), os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(f.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		end := len(strings.TrimRight(string(b), "\x00"))
-		if _, err := f.WriteAt([]byte("half a record that a power cut left"), int64(end)); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	r.deliverAll(acks)
-}
-
-// TestTruncatedIndex: refused with the repair command; after it nothing is lost.
-func TestTruncatedIndex(t *testing.T) {
-	r := newRig(t, filepath.Join(t.TempDir(), "spool"))
-	acks := r.backlog(500)
-	r.mustStart() // brings everything into the index
-	r.terminate()
-	index := filepath.Join(r.spool, "index.bolt")
-	if err := os.Truncate(index, 20<<10); err != nil {
+	copied := t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.start(); err == nil || !strings.Contains(err.Error(), "godwit queue repair") {
-		t.Fatalf("start on a truncated index: %v", err)
+	l, err := seglog.Open(copied, seglog.Options{SegmentBytes: 1 << 20}, seglog.Deps{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	r.cli("queue", "repair")
+	pos := l.Tail()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, fmt.Sprintf("%016x.seg", pos.Seg)), pos.Off
+}
+
+// TestTornTail: a power cut leaves any bytes behind the last record.
+func TestTornTail(t *testing.T) {
+	r := seeded(t)
+	w := newWorld(t, r, "")
+	w.backlog()
+	garbage := func(n int) []byte {
+		b := make([]byte, 1+r.IntN(n))
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		return b
+	}
+	for _, torn := range []func(f *os.File, end int64) error{
+		func(f *os.File, end int64) error { return f.Truncate(end) },
+		func(f *os.File, end int64) error { return f.Truncate(end + int64(1+r.IntN(100))) },
+		func(f *os.File, end int64) error { _, err := f.WriteAt(garbage(10_000), end); return err },
+		func(f *os.File, end int64) error { // an older record's bytes, cut off
+			old := make([]byte, 1+r.IntN(2000))
+			_, err := f.ReadAt(old, seglog.FirstOffset)
+			if err == nil {
+				_, err = f.WriteAt(old, end)
+			}
+			return err
+		},
+	} {
+		for _, dir := range []string{"segments", "events"} {
+			path, end := tailOf(t, filepath.Join(w.spool, dir))
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err == nil {
+				err = errors.Join(torn(f, end), f.Close())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.start()
+		w.kill()
+	}
+	w.start()
+	w.resume()
+	w.settle()
+}
+
+// TestTruncatedIndex: refused with the command that mends it, and mended by it.
+func TestTruncatedIndex(t *testing.T) {
+	w := newWorld(t, seeded(t), "")
+	w.backlog()
+	index := filepath.Join(w.spool, "index.bolt")
+	if err := os.Truncate(index, int64(5*os.Getpagesize())); err != nil { // the file is long, but its end is not in use
+		t.Fatal(err)
+	}
+	w.startFails("index.bolt is damaged", "godwit queue repair")
+	w.repair()
 	if kept, _ := filepath.Glob(index + ".damaged-*"); len(kept) != 1 {
 		t.Errorf("the damaged index was not kept: %v", kept)
 	}
-	r.deliverAll(acks)
+	w.start()
+	w.settle() // the suspension went with the index
+}
+
+// TestDamagedIndexPages: whatever pages of the index are garbage, the engine
+// either does not need them or ends with the command that mends it. It never
+// panics. Each try is on a copy of the volume that reaches no provider.
+func TestDamagedIndexPages(t *testing.T) {
+	r := seeded(t)
+	w := newWorld(t, r, "")
+	w.backlog()
+	index := filepath.Join(w.spool, "index.bolt")
+	whole, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := w.params
+	const tries = 15
+	var refused []byte
+	n := 0
+	for i := range tries {
+		bad := w.garblePages(whole)
+		w.params.Spool, w.params.Events, w.params.Port = filepath.Join(w.dir, fmt.Sprint("copy", i)), filepath.Join(w.dir, "copy.jsonl"), 1
+		w.writeConfig()
+		err := errors.Join(os.CopyFS(w.params.Spool, os.DirFS(w.spool)), os.WriteFile(filepath.Join(w.params.Spool, "index.bolt"), bad, 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !w.survives() {
+			refused = bad
+			n++
+		}
+	}
+	t.Logf("refused %d of %d", n, tries)
+	if n == 0 {
+		t.Fatal("the engine never noticed")
+	}
+	w.params = real
+	w.writeConfig()
+	if err := os.WriteFile(index, refused, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.repair()
+	w.start()
+	w.resume()
+	w.settle()
+}
+
+// garblePages returns the index with some of its pages damaged, but not the
+// two at its head. Many of its pages are free, so one would rarely matter.
+func (w *world) garblePages(whole []byte) []byte {
+	bad, page := bytes.Clone(whole), os.Getpagesize()
+	for at := 2 * page; at < len(bad); at += page {
+		if w.r.IntN(8) != 0 {
+			continue
+		}
+		from := at + w.r.IntN(2)*w.r.IntN(page) // all of it, or its end
+		for i := from; i < at+page; i++ {
+			bad[i] = byte(w.r.Uint32())
+		}
+	}
+	return bad
+}
+
+// survives runs the engine for a moment. False: it ended with the right error,
+// at the start or when it came to a bad page.
+func (w *world) survives() bool {
+	w.t.Helper()
+	e, err := rig.Start(rig.Binary(w.t), w.config())
+	if err == nil {
+		time.Sleep(400 * time.Millisecond) // for a flush, and retries that fall due
+		if syscall.Kill(e.PID(), 0) == nil {
+			e.Kill()
+			return true
+		}
+	}
+	if said := e.Log(); !strings.Contains(said, "godwit queue repair") || strings.Contains(said, "goroutine ") {
+		w.t.Fatalf("the engine on a damaged index:\n%s", tail(said, 40))
+	}
+	return false
 }
 
 // TestForeignVolume: another node, with another name and path, carries on.
 func TestForeignVolume(t *testing.T) {
-	dir := t.TempDir()
-	r := newRig(t, filepath.Join(dir, "spool"))
-	acks := r.backlog(300)
-	moved := filepath.Join(dir, "elsewhere")
-	if err := os.Rename(r.spool, moved); err != nil {
+	w := newWorld(t, seeded(t), "")
+	w.backlog()
+	before, err := os.ReadFile(filepath.Join(w.spool, "VOLUME"))
+	moved := filepath.Join(w.dir, "elsewhere")
+	if err = errors.Join(err, os.Rename(w.spool, moved)); err != nil {
 		t.Fatal(err)
 	}
-	r.spool = moved
-	r.configure()
-	r.deliverAll(acks)
+	w.spool, w.params.Spool, w.params.Hostname = moved, moved, "other.godwit.test"
+	w.writeConfig()
+	w.start()
+	w.resume()
+	w.settle()
+	if after, err := os.ReadFile(filepath.Join(moved, "VOLUME")); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the volume is now %s, was %s, %v", after, before, err)
+	}
 }
 
-// TestVolumeInUse: a second program on the same volume ends with a clear error.
+// TestVolumeInUse: a second process on the same volume ends, the first goes on.
 func TestVolumeInUse(t *testing.T) {
-	r := newRig(t, filepath.Join(t.TempDir(), "spool"))
-	r.mustStart()
-	out, err := r.tryCLI("serve")
-	if err == nil || !strings.Contains(out, "in use by another process") {
-		t.Errorf("a second server: %v, %s", err, out)
-	}
-	r.terminate()
+	w := newWorld(t, seeded(t), "")
+	w.start()
+	second := w.params
+	w.params.SMTP, w.params.HTTP, w.params.Admin = w.freePort(), w.freePort(), w.params.Admin+"2"
+	w.writeConfig()
+	w.startFails("in use by another process", w.spool)
+	w.params = second
+	w.writeConfig()
+	w.startLoad(rate)
+	time.Sleep(300 * time.Millisecond)
+	w.settle()
 }
 
-// TestFullDisk: new mail is put off with 452; what was accepted is delivered;
-// with space again mail is taken again.
+// TestFullDisk: with no byte left, new mail is refused for now and what was
+// accepted is delivered; with room again, all goes on.
 func TestFullDisk(t *testing.T) {
-	v := newVolume(t, 256<<20)
-	r := newRig(t, filepath.Join(v.mount, "spool"))
-	t.Cleanup(r.kill)
-	acks := r.backlog(500)
-	ballast := filepath.Join(v.mount, "ballast")
-	r.mustStart()
-	f, err := os.Create(ballast)
-	if err != nil {
-		t.Fatal(err)
+	v := newVolume(t, 128<<20)
+	w := newWorld(t, seeded(t), v.path("spool"))
+	w.start()
+	w.startLoad(rate)
+	w.awaitAcked(500)
+	ballast := v.fill()
+	smtp, http := w.awaitRefusal()
+	if !strings.HasPrefix(smtp, "452 4.3.1") {
+		t.Errorf("SMTP on a full disk: %s", smtp)
 	}
-	block := make([]byte, 1<<20)
-	for {
-		if _, err := f.Write(block); err != nil {
-			break
-		}
+	if !strings.HasPrefix(http, "503") {
+		t.Errorf("HTTP on a full disk: %s", http)
 	}
-	_ = f.Close()
-	o := r.bySMTP(200)
-	o.Count, o.Keep = 0, true
-	l, err := load.New(o, load.Deps{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan *load.Report, 1)
-	go func() {
-		report, _ := l.Run(ctx)
-		done <- report
-	}()
-	refused := func() bool { _, n, _ := l.Counts(); return n > 20 }
-	await(t, "452 on a full disk", refused)
-	r.resume()
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	before, _, _ := l.Counts()
-	await(t, "mail is taken again", func() bool { n, _, _ := l.Counts(); return n > before+100 })
-	cancel()
-	report := <-done
-	for code := range report.Errors {
-		if !strings.HasPrefix(code, "452") {
-			t.Errorf("refused with %q", code)
-		}
-	}
-	acks = append(acks, l.Acks()...)
-	r.awaitEmpty()
-	r.terminate()
-	if books := ledger.Reconcile(acks, r.sink.Deliveries()); !books.OK() {
-		t.Errorf("books: %s", books)
-	}
-	v.detach()
+	acked, _, _ := w.counts()
+	w.awaitAcked(acked + 500)
+	w.settle()
 }
 
-func await(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	for !f() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 60 s for: %s", what)
+// awaitAcked waits until the sources have so many acknowledgements.
+func (w *world) awaitAcked(n int64) {
+	w.t.Helper()
+	err := rig.Eventually(func() error {
+		if acked, _, _ := w.counts(); acked < n {
+			return fmt.Errorf("%d acknowledged, want %d", acked, n)
 		}
-		time.Sleep(20 * time.Millisecond)
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
 	}
 }
 
-// TestReadOnlyVolume: at the start a clear error; under load the program ends,
-// says why, and nothing that it acknowledged is lost.
+// TestReadOnlyVolume: a clear error at the start, and when the kernel takes
+// the file system away under load.
 func TestReadOnlyVolume(t *testing.T) {
-	v := newVolume(t, 256<<20)
-	r := newRig(t, filepath.Join(v.mount, "spool"))
-	t.Cleanup(r.kill)
-	acks := r.backlog(200)
-	v.run("mount", "-o", "remount,ro", v.mount)
-	if err := r.start(); err == nil || !strings.Contains(err.Error(), "read-only") {
-		t.Errorf("start on a read-only volume: %v", err)
+	v := newVolume(t, 256<<20, "errors=remount-ro")
+	w := newWorld(t, seeded(t), v.path("spool"))
+	w.backlog()
+	v.remount("ro")
+	w.startFails("read-only")
+	v.remount("rw")
+	w.start()
+	w.resume()
+	w.startLoad(rate)
+	time.Sleep(500 * time.Millisecond)
+	v.breakDown()
+	code, err := w.engine.Wait()
+	if err != nil || code == 0 {
+		t.Errorf("the engine on a volume that became read-only: code %d, %v", code, err)
 	}
-	v.run("mount", "-o", "remount,rw", v.mount)
-	r.deliverAll(acks)
-	v.detach()
+	if last := tail(w.engine.Log(), 5); !strings.Contains(last, "could no longer record what it does") || !strings.Contains(last, "read-only") {
+		t.Errorf("its last words:\n%s", last)
+	}
+	w.kill()
+	v.unmount()
+	v.mend()
+	v.mount()
+	w.start()
+	w.settle()
 }

@@ -1,12 +1,14 @@
 //go:build crash
 
-package faults
+package crash
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/textproto"
 	"strings"
+	"time"
 
 	"github.com/godwit-mta/godwit/test/e2e/rig"
 )
@@ -36,10 +38,12 @@ func (w *world) awaitRefusal() (smtp, web string) {
 
 // offerSMTP injects one message and returns the first reply that refuses it, or the last.
 func (w *world) offerSMTP() (string, error) {
-	c, err := textproto.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", w.params.SMTP))
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", w.params.SMTP))
 	if err != nil {
 		return "", err
 	}
+	_ = conn.SetDeadline(time.Now().Add(rig.Patience / 3)) // a refusal must come in time
+	c := textproto.NewConn(conn)
 	defer func() { _ = c.Close() }()
 	var code int
 	var text string
@@ -69,7 +73,8 @@ func (w *world) offerHTTP() (string, error) {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+apiKey)
-	resp, err := http.DefaultClient.Do(req)
+	client := http.Client{Timeout: rig.Patience / 3}
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}

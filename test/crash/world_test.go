@@ -1,6 +1,6 @@
 //go:build crash
 
-package faults
+package crash
 
 import (
 	"context"
@@ -239,6 +239,7 @@ func (w *world) startLoad(rate float64) {
 	w.t.Cleanup(func() { stop(); w.running.Wait() })
 	for i, o := range []load.Options{single, several, raw, stored} {
 		o.Seed, o.Run = w.r.Uint64(), fmt.Sprintf("run%d.%d", i, w.r.Uint32())
+		o.Locals[0] += fmt.Sprint(len(w.loads), ".") // recipients are distinct
 		l, err := load.New(o, load.Deps{})
 		if err != nil {
 			w.t.Fatal(err)

@@ -1,12 +1,11 @@
 //go:build crash
 
-package faults
+package crash
 
 import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -223,17 +222,4 @@ func (w *world) checkHistory(acks []ledger.Ack, accounts map[string]*account) {
 			w.t.Errorf("history of %v has %d ends and says it waits: %v", found.id, ends, m.Message != nil)
 		}
 	}
-}
-
-// errLost is wrapped by what awaitDelivered returns.
-var errLost = errors.New("not delivered")
-
-// awaitDelivered waits until the simulator has each of the copies.
-func (w *world) awaitDelivered(acks []ledger.Ack) error {
-	return rig.Eventually(func() error {
-		if r := ledger.Reconcile(acks, w.sink.Deliveries()); !r.OK() {
-			return fmt.Errorf("%w: %d of %d, %d altered", errLost, len(r.Missing), len(acks), len(r.Altered))
-		}
-		return nil
-	})
 }

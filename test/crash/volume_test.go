@@ -1,6 +1,6 @@
 //go:build crash
 
-package faults
+package crash
 
 import (
 	"errors"
