@@ -152,8 +152,11 @@ func TestAppendReplayFind(t *testing.T) {
 	}
 	check(l)
 	l.indexSealed(ctx)
-	if len(l.sidecars) < 3 || len(l.tables) != 1 {
-		t.Fatalf("%d sidecars, %d tables", len(l.sidecars), len(l.tables))
+	l.mu.Lock()
+	sidecars, tables := len(l.sidecars), len(l.tables)
+	l.mu.Unlock()
+	if sidecars < 3 || tables != 1 {
+		t.Fatalf("%d sidecars, %d tables", sidecars, tables)
 	}
 	check(l)
 	closeLog(t, l)
@@ -195,10 +198,12 @@ func TestFindSkipsOlderSegments(t *testing.T) {
 	l := openLog(t, t.TempDir(), smallLog(), LogDeps{})
 	fill(t, l, 2)
 	l.indexSealed(context.Background())
+	l.mu.Lock() // the log indexes in the background too
 	for _, s := range l.sidecars {
 		s.path = "/nowhere/to/be/opened" // fails the test if a segment older than the message is looked at
 		s.newest = time.Now().Add(-time.Minute).UnixNano()
 	}
+	l.mu.Unlock()
 	var ids mail.IDs
 	id := ids.New(time.Now())
 	if _, err := l.Append(context.Background(), nil, history(id, 2)); err != nil {
