@@ -93,6 +93,9 @@ func (f *File) validateTop() error {
 	if f.Log.Format != "text" && f.Log.Format != "json" {
 		return fmt.Errorf("log.format: %q is not text or json", f.Log.Format)
 	}
+	if f.SMTP.MaxSize > f.Accept.MaxSize {
+		return fmt.Errorf("smtp.max_size: %s is announced but accept.max_size takes %s at most", f.SMTP.MaxSize, f.Accept.MaxSize)
+	}
 	return nil
 }
 

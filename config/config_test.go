@@ -51,6 +51,7 @@ func TestMistakes(t *testing.T) {
 		{"bad type", "[queue]\nmax_messages = 'many'\n", "queue.max_messages", 2, ""},
 		{"syntax", "[queue\n", "", 1, ""},
 		{"out of range", "[queue]\n\nmax_ready = 1\n", "queue.max_ready", 3, ""},
+		{"sizes that disagree", "[smtp]\nmax_size = '60MiB'\n", "smtp.max_size", 2, ""},
 		{"nested", "[queue.retry]\nfactor = 0.5\n", "queue.retry.factor", 2, ""},
 		{"in a list", "[[queue.retry_rules]]\ndomain = 'x'\nfirst = '1m'\nmax = '1h'\nfactor = 2.0\n[[queue.retry_rules]]\nfirst = '1m'\nmax = '1s'\nfactor = 2.0\n", "queue.retry_rules[1].max", 8, ""},
 	} {
