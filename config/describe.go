@@ -112,7 +112,9 @@ func Reference() string {
 		"One TOML file. An unknown key is an error that names its line and the nearest known key;\n" +
 		"`godwit config check FILE` says so without starting anything, `godwit config defaults` prints\n" +
 		"a complete annotated file. SIGHUP or `godwit reload` takes a changed file into use without\n" +
-		"dropping a connection. `[]` stands for the elements of an array of tables (`[[name]]`).\n\n" +
+		"dropping a connection: log, smtp, http, admin, queue, route, deliver and dkim. Sections that\n" +
+		"are only read at the start (accept, dns, compose, render, report, events_file, ops, the files\n" +
+		"of the queue) are named in the log when they changed. `[]` stands for the elements of an array of tables (`[[name]]`).\n\n" +
 		"| key | default | meaning |\n| --- | --- | --- |\n")
 	walk("", reflect.ValueOf(Defaults()).Elem(), func(e entry) {
 		value := ""

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -251,8 +252,9 @@ func (e *Engine) Stop(ctx context.Context) error {
 	return err
 }
 
-// Reload takes changed options without dropping a connection. What cannot
-// change while running (the spool's path and files, the hostname) is named in the error.
+// Reload takes changed options without dropping a connection: smtp, http, queue,
+// route, deliver and dkim. A changed hostname or queue.path is an error; other
+// sections that changed are named in the log and wait for the next start.
 func (e *Engine) Reload(ctx context.Context, o Options) error {
 	if o.Hostname != e.o.Hostname {
 		return fmt.Errorf("hostname: cannot change while running (%q to %q): restart", e.o.Hostname, o.Hostname)
@@ -279,8 +281,28 @@ func (e *Engine) Reload(ctx context.Context, o Options) error {
 		}
 	}
 	e.signer.Store(signer)
+	for _, section := range restartNeeded(&e.o, &o) {
+		e.log.Warn("changed options take effect at the next start", "section", section)
+	}
 	e.o = o
 	return nil
+}
+
+// restartNeeded names the sections that differ and are only read at the start.
+func restartNeeded(old, now *Options) (sections []string) {
+	for _, s := range []struct {
+		name     string
+		old, now any
+	}{
+		{"accept", old.Accept, now.Accept}, {"dns", old.DNS, now.DNS}, {"compose", old.Compose, now.Compose},
+		{"report", old.Report, now.Report}, {"render", old.Render, now.Render}, {"events_file", old.Events, now.Events},
+		{"queue.spool", old.Queue.Spool, now.Queue.Spool}, {"queue.events", old.Queue.Events, now.Queue.Events},
+	} {
+		if !reflect.DeepEqual(s.old, s.now) {
+			sections = append(sections, s.name)
+		}
+	}
+	return sections
 }
 
 // Queue is the engine's queue, for the admin API.

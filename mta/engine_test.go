@@ -3,6 +3,7 @@ package mta
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,5 +82,19 @@ func TestRelay(t *testing.T) {
 	}
 	if r := ledger.Reconcile(l.Acks(), s.Deliveries()); !r.OK() || len(r.Duplicates) > 0 || r.Delivered != 500 {
 		t.Errorf("books: %s", r)
+	}
+}
+
+// TestRestartNeeded: every section that Reload does not take is named when it changes.
+func TestRestartNeeded(t *testing.T) {
+	var old Options
+	now := old
+	if got := restartNeeded(&old, &now); len(got) != 0 {
+		t.Errorf("nothing changed, got %v", got)
+	}
+	now.Accept.MaxReceived, now.DNS.Attempts, now.Queue.Spool.Spares = 1, 1, 1
+	now.SMTP.MaxErrors = 1 // taken at once
+	if got := strings.Join(restartNeeded(&old, &now), " "); got != "accept dns queue.spool" {
+		t.Errorf("got %q", got)
 	}
 }

@@ -194,6 +194,9 @@ func (s *server) Reload(ctx context.Context) error {
 		return fmt.Errorf("admin.%w", err)
 	}
 	_ = s.level.UnmarshalText([]byte(f.Log.Level)) // checked by Load
+	if f.Ops != s.file.Ops || f.Log.Format != s.file.Log.Format {
+		s.log.Warn("changed options take effect at the next start", "section", "ops, log.format")
+	}
 	s.file, s.loaded = f, time.Now()
 	s.log.Info("configuration taken", "digest", f.Digest())
 	return nil
