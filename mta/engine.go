@@ -85,20 +85,20 @@ func New(ctx context.Context, o Options, d Deps) (*Engine, error) {
 	if e.queue, err = queue.Open(ctx, o.Queue, queue.Deps{Logger: d.Logger, Registerer: d.Registerer, Fatal: d.Fatal}); err != nil {
 		return nil, err
 	}
-	if err := e.build(ctx); err != nil {
+	if err := e.build(); err != nil {
 		return nil, errors.Join(err, e.queue.Stop(ctx))
 	}
 	return e, nil
 }
 
 // build makes the parts in the order in which they need each other.
-func (e *Engine) build(ctx context.Context) (err error) {
+func (e *Engine) build() (err error) {
 	o, d := &e.o, e.deps
 	renderer, err := render.New(o.Render, render.Deps{Log: d.Logger, Registerer: d.Registerer})
 	if err != nil {
 		return err
 	}
-	signer, err := e.newSigner(ctx, o.DKIM)
+	signer, err := e.newSigner(o.DKIM)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func listeners(o smtpd.Options) []netip.AddrPort {
 	return list
 }
 
-func (e *Engine) newSigner(ctx context.Context, o dkim.Options) (*dkim.Signer, error) {
+func (e *Engine) newSigner(o dkim.Options) (*dkim.Signer, error) {
 	s, err := dkim.New(o, dkim.Deps{Logger: e.log, Registerer: e.deps.Registerer})
 	if err != nil {
 		return nil, err
@@ -198,14 +198,18 @@ func (e *Engine) newSigner(ctx context.Context, o dkim.Options) (*dkim.Signer, e
 	if len(o.Keys) > 0 {
 		e.log.Info("dkim keys loaded", "keys", len(o.Keys), "rsa", s.Backend())
 	}
-	if o.CheckDNS && len(o.Keys) > 0 && e.resolver != nil {
-		go e.checkPublished(context.WithoutCancel(ctx), s, o)
-	}
 	return s, nil
 }
 
-func (e *Engine) checkPublished(ctx context.Context, s *dkim.Signer, o dkim.Options) {
-	ctx, cancel := context.WithTimeout(ctx, o.CheckTimeout.D())
+// checkPublished compares the keys in use with their DNS records, in the background.
+func (e *Engine) checkPublished(o dkim.Options) {
+	if o.CheckDNS && len(o.Keys) > 0 {
+		go e.compareKeys(e.signer.Load(), o)
+	}
+}
+
+func (e *Engine) compareKeys(s *dkim.Signer, o dkim.Options) {
+	ctx, cancel := context.WithTimeout(context.Background(), o.CheckTimeout.D())
 	defer cancel()
 	for _, w := range s.CheckPublished(ctx, e.resolver) {
 		e.log.Warn("dkim key and its DNS record differ", "warning", w)
@@ -225,9 +229,7 @@ func (e *Engine) Start() error {
 			}
 		}()
 	}
-	if s := e.signer.Load(); e.o.DKIM.CheckDNS && len(e.o.DKIM.Keys) > 0 {
-		go e.checkPublished(context.Background(), s, e.o.DKIM)
-	}
+	e.checkPublished(e.o.DKIM)
 	if err := e.smtp.Start(context.Background()); err != nil {
 		return err
 	}
@@ -255,14 +257,14 @@ func (e *Engine) Stop(ctx context.Context) error {
 // Reload takes changed options without dropping a connection: smtp, http, queue,
 // route, deliver and dkim. A changed hostname or queue.path is an error; other
 // sections that changed are named in the log and wait for the next start.
-func (e *Engine) Reload(ctx context.Context, o Options) error {
+func (e *Engine) Reload(o Options) error {
 	if o.Hostname != e.o.Hostname {
 		return fmt.Errorf("hostname: cannot change while running (%q to %q): restart", e.o.Hostname, o.Hostname)
 	}
 	if o.Queue.Path != e.o.Queue.Path {
 		return fmt.Errorf("queue.path: cannot change while running: restart")
 	}
-	signer, err := e.newSigner(ctx, o.DKIM)
+	signer, err := e.newSigner(o.DKIM)
 	if err != nil {
 		return err
 	}
@@ -281,6 +283,7 @@ func (e *Engine) Reload(ctx context.Context, o Options) error {
 		}
 	}
 	e.signer.Store(signer)
+	e.checkPublished(o.DKIM)
 	for _, section := range restartNeeded(&e.o, &o) {
 		e.log.Warn("changed options take effect at the next start", "section", section)
 	}

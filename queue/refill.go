@@ -119,23 +119,7 @@ func (q *Queue) advance(s *sched, entries []spool.Entry) {
 	switch {
 	case s.next <= last.Due:
 		s.cursor = nil
-	case s.cursor == nil || compareKey(last, *s.cursor) > 0:
+	case s.cursor == nil || last.Compare(*s.cursor) > 0:
 		s.cursor = &last
 	}
-}
-
-func compareKey(a, b spool.Key) int {
-	switch {
-	case a.Due != b.Due:
-		if a.Due < b.Due {
-			return -1
-		}
-		return 1
-	}
-	for i := range a.ID {
-		if a.ID[i] != b.ID[i] {
-			return int(a.ID[i]) - int(b.ID[i])
-		}
-	}
-	return 0
 }

@@ -130,7 +130,7 @@ func (a adminNode) Info(context.Context) (adminapi.Info, error) {
 }
 
 // Reload implements adminapi.Node.
-func (a adminNode) Reload(ctx context.Context) error { return a.s.Reload(ctx) }
+func (a adminNode) Reload(context.Context) error { return a.s.Reload() }
 
 // Drain implements adminapi.Node.
 func (a adminNode) Drain(_ context.Context, on bool) error {

@@ -146,7 +146,7 @@ func (s *server) wait(ctx context.Context) error {
 	for {
 		select {
 		case <-hup:
-			if err := s.Reload(ctx); err != nil {
+			if err := s.Reload(); err != nil {
 				s.log.Error("configuration not taken; the old one stays in force", "error", err)
 			}
 		case err := <-s.fatal:
@@ -176,7 +176,7 @@ func (s *server) stop() error {
 }
 
 // Reload reads the configuration file again. On an error nothing changes.
-func (s *server) Reload(ctx context.Context) error {
+func (s *server) Reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f, err := config.Load(s.path)
@@ -187,7 +187,7 @@ func (s *server) Reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.engine.Reload(ctx, o); err != nil {
+	if err := s.engine.Reload(o); err != nil {
 		return err
 	}
 	if err := s.admin.Reload(f.Admin); err != nil {

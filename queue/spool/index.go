@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -36,6 +37,11 @@ type Key struct {
 	Queue uint32
 	Due   int64 // Unix milliseconds
 	ID    mail.ID
+}
+
+// Compare orders keys as the index does.
+func (k Key) Compare(other Key) int {
+	return cmp.Or(cmp.Compare(k.Queue, other.Queue), cmp.Compare(k.Due, other.Due), bytes.Compare(k.ID[:], other.ID[:]))
 }
 
 // Entry is one row of the index.

@@ -71,7 +71,7 @@ func (s *Spool) adoptLarge(b *mail.Body) error {
 		return fmt.Errorf("spool: large body: %w", diskError(err))
 	}
 	b.Path = path
-	if err := syncDir(s.path(largeDir)); err != nil {
+	if err := s.fs.SyncDir(s.path(largeDir)); err != nil {
 		return fmt.Errorf("spool: large body: %w", diskError(err))
 	}
 	return nil

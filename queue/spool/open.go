@@ -58,7 +58,7 @@ func assemble(dir string, o Options, d Deps, rebuild bool) (s *Spool, err error)
 		bodies: newByteCache(int64(o.CacheMemory)), memory: semaphore.NewWeighted(int64(o.BodyMemory)),
 		segments: map[uint64]*segmentRows{}, shared: map[mail.ID]*sharedBody{}, receipts: map[string]*mail.Receipt{}}
 	s.headers.m = map[seglog.Pos]cachedHeader{}
-	if s.volume, s.lock, err = claim(dir); err != nil {
+	if s.volume, s.lock, err = claim(s.fs, dir); err != nil {
 		return nil, err
 	}
 	opened := s // the result is nil when there is an error
@@ -75,7 +75,7 @@ func assemble(dir string, o Options, d Deps, rebuild bool) (s *Spool, err error)
 	if s.index, err = openIndex(s.path(indexFile), false); err != nil {
 		return nil, err
 	}
-	if err = syncDir(dir); err != nil { // the index may be new
+	if err = s.fs.SyncDir(dir); err != nil { // the index may be new
 		return nil, fmt.Errorf("spool: %w", err)
 	}
 	s.log, err = seglog.Open(s.path(segmentDir),

@@ -105,7 +105,7 @@ func applyDue(due *bbolt.Bucket, u *indexUpdate, d *deltas) error {
 		}
 	}
 	put := slices.Clone(u.put)
-	slices.SortFunc(put, func(a, b Entry) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(put, func(a, b Entry) int { return a.Key.Compare(b.Key) })
 	for i := range put {
 		k := put[i].Key.append(make([]byte, 0, keySize))
 		if old, ok := parseEntry(k, due.Get(k)); ok {
@@ -129,18 +129,6 @@ func relocateRow(due *bbolt.Bucket, e *Entry, d *deltas) error {
 	old.Loc = e.Loc
 	d.count(&old, 1)
 	return due.Put(k, old.appendValue(nil))
-}
-
-func compareKeys(a, b Key) int {
-	switch {
-	case a.Queue != b.Queue:
-		return int(int64(a.Queue) - int64(b.Queue))
-	case a.Due < b.Due:
-		return -1
-	case a.Due > b.Due:
-		return 1
-	}
-	return bytes.Compare(a.ID[:], b.ID[:])
 }
 
 // applyQueues writes the records of queues whose number of rows changed; an

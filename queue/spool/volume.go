@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/godwit-mta/godwit/internal/faultfs"
 	"github.com/godwit-mta/godwit/internal/mail"
 )
 
@@ -37,10 +38,10 @@ type Volume struct {
 var ErrVolumeInUse = errors.New("spool volume is in use by another process")
 
 // claim creates or reads the volume file and takes the lock.
-func claim(dir string) (v Volume, lock *os.File, err error) {
+func claim(fsys faultfs.FS, dir string) (v Volume, lock *os.File, err error) {
 	for _, d := range []string{dir, filepath.Join(dir, largeDir)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
-			return v, nil, fmt.Errorf("spool volume: %w; create the directory or set queue.spool to one this user may write", err)
+			return v, nil, fmt.Errorf("spool volume: %w; create the directory or set queue.path to one this user may write", err)
 		}
 	}
 	lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
@@ -51,17 +52,17 @@ func claim(dir string) (v Volume, lock *os.File, err error) {
 		_ = lock.Close()
 		return v, nil, fmt.Errorf("%w: %s", ErrVolumeInUse, dir)
 	}
-	if v, err = readVolume(dir); err != nil {
+	if v, err = readVolume(fsys, dir); err != nil {
 		_ = lock.Close()
 	}
 	return v, lock, err
 }
 
-func readVolume(dir string) (v Volume, err error) {
+func readVolume(fsys faultfs.FS, dir string) (v Volume, err error) {
 	path := filepath.Join(dir, volumeFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return newVolume(dir, path)
+		return newVolume(fsys, dir)
 	}
 	if err != nil {
 		return v, fmt.Errorf("spool volume: %w", err)
@@ -75,37 +76,15 @@ func readVolume(dir string) (v Volume, err error) {
 	return v, nil
 }
 
-func newVolume(dir, path string) (Volume, error) {
+func newVolume(fsys faultfs.FS, dir string) (Volume, error) {
 	now := time.Now().UTC()
 	v := Volume{Format: VolumeFormat, ID: new(mail.IDs).New(now), Created: now}
 	b, err := json.Marshal(v)
+	if err == nil {
+		err = faultfs.WriteFile(fsys, dir, volumeFile, append(b, '\n'), 0o600)
+	}
 	if err != nil {
 		return v, fmt.Errorf("spool volume: %w", err)
 	}
-	if err := writeSynced(path, append(b, '\n')); err != nil {
-		return v, fmt.Errorf("spool volume: %w", err)
-	}
-	return v, syncDir(dir)
-}
-
-// writeSynced replaces a small file so that either the old or the new one survives a crash.
-func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return v, nil
 }
