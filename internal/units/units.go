@@ -96,3 +96,85 @@ func (z Size) String() string {
 	}
 	return strconv.FormatInt(int64(z), 10)
 }
+
+// Rate is a number of things per time: "10/s", "100/min", "5000/h", "50000/d"
+// or with any duration, "3/10s". The zero Rate is no limit and is written "".
+type Rate struct {
+	Count int64
+	Per   time.Duration
+}
+
+var rateUnits = []struct {
+	name string
+	per  time.Duration
+}{{"s", time.Second}, {"sec", time.Second}, {"m", time.Minute}, {"min", time.Minute}, {"h", time.Hour}, {"hour", time.Hour},
+	{"d", 24 * time.Hour}, {"day", 24 * time.Hour}}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Rate) UnmarshalText(b []byte) error {
+	s := strings.TrimSpace(string(b))
+	if s == "" {
+		*r = Rate{}
+		return nil
+	}
+	count, per, ok := strings.Cut(s, "/")
+	n, err := strconv.ParseInt(strings.TrimSpace(count), 10, 64)
+	if !ok || err != nil || n <= 0 {
+		return fmt.Errorf("%q is not a rate (write 10/s, 100/min, 5000/h or 50000/d)", s)
+	}
+	per = strings.TrimSpace(per)
+	for _, u := range rateUnits {
+		if per == u.name {
+			*r = Rate{n, u.per}
+			return nil
+		}
+	}
+	var d Duration
+	if d.UnmarshalText([]byte(per)) != nil || d <= 0 {
+		return fmt.Errorf("%q is not a rate (write 10/s, 100/min, 5000/h or 50000/d)", s)
+	}
+	*r = Rate{n, d.D()}
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// String prints what UnmarshalText reads.
+func (r Rate) String() string {
+	switch r.Per {
+	case 0:
+		return ""
+	case time.Second:
+		return strconv.FormatInt(r.Count, 10) + "/s"
+	case time.Minute:
+		return strconv.FormatInt(r.Count, 10) + "/min"
+	case time.Hour:
+		return strconv.FormatInt(r.Count, 10) + "/h"
+	case 24 * time.Hour:
+		return strconv.FormatInt(r.Count, 10) + "/d"
+	}
+	return strconv.FormatInt(r.Count, 10) + "/" + Duration(r.Per).String()
+}
+
+// IsZero reports whether r is no limit.
+func (r Rate) IsZero() bool { return r.Count == 0 || r.Per == 0 }
+
+// PerSecond is the rate as a number; 0 when it is no limit.
+func (r Rate) PerSecond() float64 {
+	if r.IsZero() {
+		return 0
+	}
+	return float64(r.Count) / r.Per.Seconds()
+}
+
+// Less reports whether r allows less than other; no limit allows most.
+func (r Rate) Less(other Rate) bool {
+	switch {
+	case r.IsZero():
+		return false
+	case other.IsZero():
+		return true
+	}
+	return r.PerSecond() < other.PerSecond()
+}
