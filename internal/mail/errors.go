@@ -15,6 +15,9 @@ var (
 	ErrTooLarge = errors.New("too large to store")
 	// ErrReceiptConflict: the idempotency key was used for another request body.
 	ErrReceiptConflict = errors.New("idempotency key was used with another body")
+	// ErrNotTried: nothing reached the provider, since the proxy is gone or a permit
+	// was not to be had. The messages may go at once by another source.
+	ErrNotTried = errors.New("not tried")
 	// ErrNotFound: no such message, content or queue (or another tenant's).
 	ErrNotFound = errors.New("not found")
 )

@@ -36,6 +36,8 @@ type Route struct {
 	Hosts    []Host // in order of preference, never empty
 	Port     uint16
 	TLS      TLSMode
+	EHLO     string    // our name in EHLO, the source's; "": the engine's
+	Messages int       // transactions on one connection; 0: no limit but the deliverer's
 	Expires  time.Time // resolve again after it
 }
 
@@ -72,6 +74,8 @@ const (
 	// Ambiguous: the connection was lost between the final dot and its reply;
 	// the provider may have the message. Retried by policy, always in the log.
 	Ambiguous
+	// Moved: another node of the cluster has it durably and goes on with it.
+	Moved
 )
 
 // String returns delivered, deferred, bounced or ambiguous.
@@ -85,6 +89,8 @@ func (k OutcomeKind) String() string {
 		return "bounced"
 	case Ambiguous:
 		return "ambiguous"
+	case Moved:
+		return "moved"
 	}
 	return "none"
 }
@@ -107,6 +113,7 @@ type Outcome struct {
 	Class   string
 	Reply   Reply
 	Command string // the command the reply answered: connect, banner, EHLO, STARTTLS, MAIL, RCPT, DATA, end-of-data
+	Source  string // sending source; "" is the host's own address
 	Host    string // MX name
 	Address string // its IP and port
 	TLS     string // version and cipher, "" in clear
