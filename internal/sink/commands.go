@@ -30,7 +30,7 @@ func (f *fast) cmdHello(name []byte, extended bool) error {
 		}
 	}
 	if f.has(capSize) {
-		text += "\nSIZE " + strconv.FormatInt(int64(f.owner.Behaviour.MaxSize), 10)
+		text += "\nSIZE " + strconv.FormatInt(int64(f.owner.behaviour().MaxSize), 10)
 	}
 	if f.offersTLS() && !f.secure {
 		text += "\nSTARTTLS"
@@ -94,7 +94,7 @@ func (f *fast) mailParam(name, value string) reply {
 		if err != nil || size < 0 {
 			return reply{501, "5.5.4", "SIZE must be a number"}
 		}
-		if limit := int64(f.owner.Behaviour.MaxSize); f.has(capSize) && limit > 0 && size > limit {
+		if limit := int64(f.owner.behaviour().MaxSize); f.has(capSize) && limit > 0 && size > limit {
 			return reply{552, "5.3.4", "Message is larger than the limit"}
 		}
 		return f.needs(capSize, name)

@@ -115,7 +115,7 @@ func bareLineEnd(last byte, p []byte) bool {
 
 // fault returns the reply to a message that cannot be taken as it is; code 0 if it can.
 func (m *digest) fault(v *visit) reply {
-	limit := int64(v.owner.Behaviour.MaxSize)
+	limit := int64(v.owner.behaviour().MaxSize)
 	switch {
 	case limit > 0 && m.size > limit:
 		return reply{552, "5.3.4", "Message is larger than the limit"}

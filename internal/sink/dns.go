@@ -22,6 +22,9 @@ type nameServer struct {
 // bindTries is how often a free port is looked for that is free for both UDP and TCP.
 const bindTries = 20
 
+// dnsBuffer is for questions that wait: a client may ask for thousands of sites at once.
+const dnsBuffer = 4 << 20
+
 func startNameServer(addr string, z *zone) (*nameServer, error) {
 	n := &nameServer{zone: z}
 	pc, l, err := bindBoth(addr)
@@ -54,6 +57,9 @@ func bindBoth(addr string) (net.PacketConn, net.Listener, error) {
 		pc, err := net.ListenPacket("udp", addr)
 		if err != nil {
 			return nil, nil, fmt.Errorf("dns: %w", err)
+		}
+		if u, ok := pc.(*net.UDPConn); ok {
+			_ = u.SetReadBuffer(dnsBuffer) // as much of it as the system allows
 		}
 		l, err := net.Listen("tcp", pc.LocalAddr().String())
 		if err == nil {

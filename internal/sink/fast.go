@@ -199,5 +199,5 @@ func (f *fast) answer(v verdict, usual reply) error {
 }
 
 func (f *fast) offersTLS() bool {
-	return f.owner.Behaviour.TLS != "" && f.owner.Behaviour.TLS != TLSOff
+	return f.owner.tls != nil
 }

@@ -94,6 +94,11 @@ func TestInputBeforeTLSIsThrownAway(t *testing.T) {
 	c.script(hello + "> STARTTLS\\r\\nMAIL FROM:<evil@s.test>\n< 220\ntls\n> EHLO x\n< 250\n> RCPT TO:<u@x.test>\n< 503")
 }
 
+// admitted is a connection that the first provider let in.
+func admitted(s *Sink, c net.Conn) *countedConn {
+	return (&guard{sink: s, owner: s.providers[0]}).admit(c)
+}
+
 // TestFastTimes runs in virtual time: the idle limit, and greylisting until its time is over.
 func TestFastTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -109,7 +114,7 @@ func TestFastTimes(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				s.serveFast(&countedConn{Conn: theirs, sink: s, owner: s.providers[0]}, s.providers[0])
+				s.serveFast(admitted(s, theirs), s.providers[0])
 			}()
 			began := time.Now()
 			(&client{t: t, conn: ours, r: newReader(ours)}).script(script)
@@ -198,7 +203,7 @@ func FuzzSession(f *testing.F) {
 		}
 		s.Stop() // no pause waits
 		c := &scriptConn{in: bytes.NewReader(input)}
-		s.serveFast(&countedConn{Conn: c, sink: s, owner: s.providers[0]}, s.providers[0])
+		s.serveFast(admitted(s, c), s.providers[0])
 		for line := range bytes.Lines(c.out.Bytes()) {
 			if len(line) < 6 || line[0] < '2' || line[0] > '5' || !bytes.HasSuffix(line, []byte("\r\n")) {
 				t.Fatalf("bad reply line %q", line)

@@ -73,7 +73,7 @@ func (n *session) Data(r io.Reader) error {
 		var known *smtp.SMTPError
 		if errors.As(err, &known) {
 			for _, d := range n.rcpts {
-				d.p.judged(refuse(reply{code: known.Code}), 1)
+				n.judged(d.p, refuse(reply{code: known.Code}))
 			}
 		}
 		return err // the library's own, such as the size limit, or a broken connection

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/godwit-mta/godwit/internal/watch"
 )
 
 // listen binds the SMTP addresses and returns the provider that owns each
@@ -38,7 +40,7 @@ func (s *Sink) anyFreePort() bool {
 // listenOnce binds all addresses; providers of equal address share a listener.
 func (s *Sink) listenOnce() ([]*provider, error) {
 	var owners []*provider
-	bound := map[string]string{} // as configured → as bound
+	bound, ears := map[string]string{}, map[string]*ear{} // by address as configured
 	for i, p := range s.providers {
 		want := cmp.Or(p.Listen, s.opts.Listen)
 		if addr, ok := bound[want]; ok {
@@ -51,18 +53,19 @@ func (s *Sink) listenOnce() ([]*provider, error) {
 			s.listeners = append(s.listeners, l)
 			owners = append(owners, p)
 			p.addr = l.Addr().String()
-			bound[want] = p.addr
+			bound[want], ears[want] = p.addr, l
 		}
+		p.ear = ears[want]
 		var err error
 		if p.tls, err = tlsConfig(p, s.certNames(p)); err != nil {
 			return nil, err
 		}
 	}
-	return owners, nil
+	return owners, s.bindSwallowers()
 }
 
 // bind listens on addr; port 0 means the port of the first listener, if there is one already.
-func (s *Sink) bind(addr string) (net.Listener, error) {
+func (s *Sink) bind(addr string) (*ear, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -70,7 +73,7 @@ func (s *Sink) bind(addr string) (net.Listener, error) {
 	if port == "0" && len(s.listeners) > 0 {
 		port = strconv.Itoa(s.Port())
 	}
-	return net.Listen("tcp", net.JoinHostPort(host, port))
+	return newEar(net.JoinHostPort(host, port))
 }
 
 // certNames are the host names of a provider's certificate.
@@ -126,18 +129,45 @@ func (g *guard) Accept() (net.Conn, error) {
 			}
 			return nil, err
 		}
-		if !g.owner.enter() {
-			c.SetWriteDeadline(time.Now().Add(time.Second))
-			c.Write(g.owner.policy.pick(g.owner.policy.texts.connections).append(nil, true))
-			c.Close()
+		cc := g.admit(c)
+		if cc == nil {
 			continue
 		}
-		cc := &countedConn{Conn: c, sink: g.sink, owner: g.owner, banner: g.owner.Behaviour.BannerDelay.D()}
 		if g.sink.remember(cc) {
 			return cc, nil
 		}
 		cc.Close()
 	}
+}
+
+// admit counts a connection in, or answers that it cannot be and returns nil.
+func (g *guard) admit(c net.Conn) *countedConn {
+	r := g.owner.policy.rules()
+	peer := peerOf(c)
+	from := g.owner.came.of(peer.Addr())
+	how := from.enter(&r.Behaviour, time.Now())
+	if how == watch.Accepted && !g.owner.enter() {
+		from.leave()
+		how = watch.Refused
+	}
+	watched := g.sink.watch.Opened(peer, g.owner.Name, how)
+	if how == watch.Accepted {
+		return g.sink.newConn(c, g.owner, from, watched)
+	}
+	if how != watch.Refused {
+		g.owner.counts.connections.Add(1)
+		g.owner.counts.refused.Add(1)
+	}
+	from.counts.refused.Add(1)
+	list := r.texts.connections
+	if how == watch.Blocked {
+		list = r.texts.blocked
+	}
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	c.Write(g.owner.policy.pick(list).forPeer(from.ip).append(nil, true))
+	g.sink.watch.Closed(watched)
+	c.Close()
+	return nil
 }
 
 // remember keeps a connection for Stop; false when the sink is stopping.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,13 +18,6 @@ const (
 	ModeFast = "fast"
 )
 
-// The TLS behaviours of a provider.
-const (
-	TLSOff  = "off"  // STARTTLS is not offered
-	TLSOn   = "on"   // a self-signed certificate for the provider's hosts
-	TLSFail = "fail" // STARTTLS is offered, the handshake fails
-)
-
 // Options configure the simulator.
 type Options struct {
 	Listen    string         `toml:"listen" doc:"SMTP address of providers that name none; port 0 takes a free one."`
@@ -38,6 +30,8 @@ type Options struct {
 	Count     bool           `toml:"count_only" doc:"Only count: no records, no body sums. For benchmarks of something else."`
 	NoSums    bool           `toml:"no_sums" doc:"Record accepted copies without the sum of their body, which costs about 8 us for 10 KB."`
 	Forget    bool           `toml:"forget" doc:"Keep records in the ledger file only, not in memory."`
+	Watch     string         `toml:"watch" doc:"File to which every connection and MAIL command is recorded with its source address (docs/formats/watch.md); empty for none."`
+	WatchHere bool           `toml:"watch_memory" doc:"Keep that record in memory, for GET /watch without a file."`
 	Strict    bool           `toml:"strict" doc:"Refuse a bare CR or LF inside a message (554 5.6.0)."`
 	Seed      uint64         `toml:"seed" doc:"Seed of all random decisions; the same seed and recipients give the same decisions."`
 	Idle      units.Duration `toml:"idle_timeout" doc:"Time after which a silent connection is closed."`
@@ -54,31 +48,8 @@ type Provider struct {
 	MX        int       `toml:"mx" doc:"Number of MX hosts, with preferences 10, 20, and so on; all have the provider's address."`
 	OwnMX     bool      `toml:"own_mx" doc:"Each domain has MX hosts of its own name, so each is a site of its own."`
 	DeadMX    bool      `toml:"dead_mx" doc:"A first MX host (preference 1) at which nobody listens."`
+	Swallow   float64   `toml:"swallow" doc:"Share of the domains whose MX hosts swallow connects, which neither succeed nor fail; 0 to 1, spread evenly: of 0.05 every twentieth."`
 	Behaviour Behaviour `toml:"behaviour" doc:"What it does to mail."`
-}
-
-// Behaviour says how a provider treats mail. The zero value accepts everything.
-type Behaviour struct {
-	Greylist       units.Duration `toml:"greylist" doc:"The first attempt of a (reverse path, recipient) is deferred; accepted after this time."`
-	Defer          float64        `toml:"defer" doc:"Share of attempts that is deferred, 0 to 1."`
-	Bounce         float64        `toml:"bounce" doc:"Share of recipients that do not exist, 0 to 1."`
-	Drop           float64        `toml:"drop" doc:"Share of messages after whose final dot the connection is closed without a reply, 0 to 1."`
-	AtData         bool           `toml:"at_data" doc:"Deferrals and bounces are answered to the final dot instead of to RCPT."`
-	Texts          string         `toml:"texts" doc:"Whose reply texts to use: generic, gmail, outlook or yahoo."`
-	DeferReplies   []string       `toml:"defer_replies" doc:"Replies of deferrals instead of the texts', such as 451 4.7.1 try later. A 421 closes the connection."`
-	BounceReplies  []string       `toml:"bounce_replies" doc:"Replies of bounces instead of the texts', such as 550 5.1.1 no such user."`
-	BannerDelay    units.Duration `toml:"banner_delay" doc:"Tarpit: time before the banner."`
-	ReplyDelay     units.Duration `toml:"reply_delay" doc:"Tarpit: time before each reply to MAIL and RCPT."`
-	DotDelay       units.Duration `toml:"dot_delay" doc:"Time before the reply to the final dot."`
-	MaxConnections int            `toml:"max_connections" doc:"Connections at a time; more are answered 421. 0 for no limit."`
-	MaxMessages    int            `toml:"max_messages" doc:"Messages per connection; the next MAIL is refused with limit_code. 0 for no limit."`
-	LimitCode      int            `toml:"limit_code" doc:"421 (closes the connection) or 451 for max_messages."`
-	Rate           float64        `toml:"rate" doc:"Recipients per second; above it they are deferred as rate limited. 0 for no limit."`
-	MaxSize        units.Size     `toml:"max_size" doc:"Largest message; 0 for no limit."`
-	MaxRecipients  int            `toml:"max_recipients" doc:"Recipients per message; more are answered 452 4.5.3. 0 for no limit."`
-	TLS            string         `toml:"tls" doc:"off, on (self-signed certificate) or fail (the handshake fails)."`
-	RequireTLS     bool           `toml:"require_tls" doc:"MAIL before STARTTLS is answered 530 5.7.0."`
-	Without        []string       `toml:"without" doc:"Extensions not offered: PIPELINING, 8BITMIME, SMTPUTF8, CHUNKING, SIZE, DSN, ENHANCEDSTATUSCODES. full mode can only leave out SMTPUTF8 and DSN."`
 }
 
 // DefaultOptions is one provider that accepts all mail of d0.test to d9.test.
@@ -161,6 +132,12 @@ func (p Provider) validate(key string) error {
 	if p.Count < 0 || p.MX < 0 {
 		return fmt.Errorf("%s.count: count and mx must not be negative", key)
 	}
+	if !(p.Swallow >= 0 && p.Swallow <= 1) {
+		return fmt.Errorf("%s.swallow: must be between 0 and 1", key)
+	}
+	if n := p.hostCount(); p.OwnMX && p.Behaviour.TLS == TLSOn && n > maxCertNames {
+		return fmt.Errorf("%s.own_mx: with tls = %q a certificate would have to name %d hosts, and at most %d fit", key, TLSOn, n, maxCertNames)
+	}
 	for _, d := range p.Domains {
 		if n := strings.Count(d, "%"); n > 1 || n != strings.Count(d, "%d") {
 			return fmt.Errorf("%s.domains: %q may hold one %%d and no other %%", key, d)
@@ -169,42 +146,20 @@ func (p Provider) validate(key string) error {
 	return p.Behaviour.validate(key+".behaviour", p.Mode != ModeFast)
 }
 
-func (b Behaviour) validate(key string, full bool) error {
-	for _, s := range []struct {
-		key   string
-		share float64
-	}{{"defer", b.Defer}, {"bounce", b.Bounce}, {"drop", b.Drop}} {
-		if !(s.share >= 0 && s.share <= 1) {
-			return fmt.Errorf("%s.%s: must be between 0 and 1", key, s.key)
+// maxCertNames is how many names a certificate may have; clients take 256 KiB of them at most.
+const maxCertNames = 4000
+
+// hostCount is the number of MX hosts of all domains together, if each has its own.
+func (p Provider) hostCount() int {
+	n := 0
+	for _, d := range p.Domains {
+		if strings.Contains(d, "%d") {
+			n += max(1, p.Count)
+		} else {
+			n++
 		}
 	}
-	switch {
-	case b.Rate < 0:
-		return fmt.Errorf("%s.rate: must not be negative", key)
-	case b.LimitCode != 0 && b.LimitCode != 421 && b.LimitCode != 451:
-		return fmt.Errorf("%s.limit_code: must be 421 or 451", key)
-	case b.TLS != "" && b.TLS != TLSOff && b.TLS != TLSOn && b.TLS != TLSFail:
-		return fmt.Errorf("%s.tls: must be off, on or fail, not %q", key, b.TLS)
-	case b.RequireTLS && b.TLS != TLSOn:
-		return fmt.Errorf("%s.require_tls: needs tls = %q", key, TLSOn)
-	case b.Texts != "" && !slices.Contains(textNames(), b.Texts):
-		return fmt.Errorf("%s.texts: must be one of %s", key, strings.Join(textNames(), ", "))
-	}
-	for _, r := range slices.Concat(b.DeferReplies, b.BounceReplies) {
-		if _, err := parseReply(r); err != nil {
-			return fmt.Errorf("%s.defer_replies, bounce_replies: %w", key, err)
-		}
-	}
-	for _, name := range b.Without {
-		c, known := capabilities()[strings.ToUpper(name)]
-		if !known {
-			return fmt.Errorf("%s.without: no extension %q", key, name)
-		}
-		if full && c&fullCanOmit == 0 {
-			return fmt.Errorf("%s.without: mode %q always offers %s; use mode = %q", key, ModeFull, name, ModeFast)
-		}
-	}
-	return nil
+	return n * max(1, p.MX)
 }
 
 func checkAddr(s string) error {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,8 +23,7 @@ func refuse(r reply) verdict { return verdict{reply: r, close: r.code == 421} }
 
 // policy decides what to do with recipients. It is shared by all connections of a provider.
 type policy struct {
-	b       Behaviour
-	texts   texts
+	now     atomic.Pointer[rules]
 	seed    maphash.Seed // of map keys only: any value will do
 	salt    uint64       // of the random decisions
 	mu      sync.Mutex
@@ -34,13 +34,28 @@ type policy struct {
 	rotated int
 }
 
+// rules are what is in force. They are replaced as a whole and never changed.
+type rules struct {
+	Behaviour
+	texts texts
+}
+
 func newPolicy(b Behaviour, salt uint64) *policy {
-	p := &policy{b: b, texts: textsOf(b.Texts), seed: maphash.MakeSeed(), salt: salt}
-	p.texts.deferred = override(p.texts.deferred, b.DeferReplies)
-	p.texts.bounced = override(p.texts.bounced, b.BounceReplies)
+	p := &policy{seed: maphash.MakeSeed(), salt: salt}
+	p.set(b)
 	p.reset()
 	return p
 }
+
+// set puts another behaviour in force.
+func (p *policy) set(b Behaviour) {
+	r := &rules{Behaviour: b, texts: textsOf(b.Texts)}
+	r.texts.deferred = override(r.texts.deferred, b.DeferReplies)
+	r.texts.bounced = override(r.texts.bounced, b.BounceReplies)
+	p.now.Store(r)
+}
+
+func (p *policy) rules() *rules { return p.now.Load() }
 
 func override(usual []reply, given []string) []reply {
 	if len(given) == 0 {
@@ -60,7 +75,7 @@ func (p *policy) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.grey, p.tries = map[uint64]time.Time{}, map[uint64]uint64{}
-	p.tokens, p.refill = max(1, p.b.Rate), time.Time{}
+	p.tokens, p.refill = max(1, p.rules().Rate), time.Time{}
 }
 
 // pick returns the replies of a list in turn.
@@ -76,7 +91,7 @@ func (p *policy) rcpt(from, to string, secure bool) verdict {
 	if t, ok := triggerOf(to); ok {
 		return p.trigger(t, from, to, secure)
 	}
-	if p.b.AtData {
+	if p.rules().AtData {
 		return p.limit()
 	}
 	if v := p.chance(from, to); !v.ok() {
@@ -87,7 +102,8 @@ func (p *policy) rcpt(from, to string, secure bool) verdict {
 
 // dot decides about one recipient of a message whose final dot has arrived.
 func (p *policy) dot(from, to string) verdict {
-	v := verdict{delay: p.b.DotDelay.D()}
+	r := p.rules()
+	v := verdict{delay: r.DotDelay.D()}
 	t, ok := triggerOf(to)
 	switch {
 	case ok && t.atDot:
@@ -96,31 +112,35 @@ func (p *policy) dot(from, to string) verdict {
 		v.delay = max(v.delay, t.time)
 	case ok && t.name == "drop":
 		v.drop = true
-	case !ok && p.b.AtData:
+	case !ok && r.AtData:
 		v = p.chance(from, to)
 	}
 	if v.ok() && !ok && p.lost(to) {
 		v.drop = true
 	}
-	v.delay = max(v.delay, p.b.DotDelay.D())
+	v.delay = max(v.delay, r.DotDelay.D())
 	return v
 }
 
 // chance applies greylisting and the random shares.
 func (p *policy) chance(from, to string) verdict {
-	if p.b.Bounce > 0 && p.share(to, "bounce", 0) < p.b.Bounce {
-		return refuse(p.pick(p.texts.bounced))
+	r := p.rules()
+	if r.Bounce > 0 && p.share(to, "bounce", 0) < r.Bounce {
+		return refuse(p.pick(r.texts.bounced))
 	}
-	if p.b.Greylist > 0 && !p.known(from, to, p.b.Greylist.D()) {
+	if r.Greylist > 0 && !p.known(from, to, r.Greylist.D()) {
 		return refuse(reply{451, "4.7.1", "Greylisting in action, please come back later"})
 	}
-	if p.b.Defer > 0 && p.again(to, "defer") < p.b.Defer {
-		return refuse(p.pick(p.texts.deferred))
+	if r.Defer > 0 && p.again(to, "defer") < r.Defer {
+		return refuse(p.pick(r.texts.deferred))
 	}
 	return verdict{}
 }
 
-func (p *policy) lost(to string) bool { return p.b.Drop > 0 && p.again(to, "drop") < p.b.Drop }
+func (p *policy) lost(to string) bool {
+	share := p.rules().Drop
+	return share > 0 && p.again(to, "drop") < share
+}
 
 // known keeps a greylist: true when the pair was first seen at least wait ago.
 func (p *policy) known(from, to string, wait time.Duration) bool {
@@ -138,13 +158,14 @@ func (p *policy) known(from, to string, wait time.Duration) bool {
 
 // limit takes a token of the provider's rate.
 func (p *policy) limit() verdict {
-	if p.b.Rate <= 0 {
+	r := p.rules()
+	if r.Rate <= 0 {
 		return verdict{}
 	}
 	now := time.Now()
 	p.mu.Lock()
 	if !p.refill.IsZero() {
-		p.tokens = min(max(1, p.b.Rate), p.tokens+now.Sub(p.refill).Seconds()*p.b.Rate)
+		p.tokens = min(max(1, r.Rate), p.tokens+now.Sub(p.refill).Seconds()*r.Rate)
 	}
 	p.refill = now
 	ok := p.tokens >= 1
@@ -155,7 +176,7 @@ func (p *policy) limit() verdict {
 	if ok {
 		return verdict{}
 	}
-	return refuse(p.pick(p.texts.limited))
+	return refuse(p.pick(r.texts.limited))
 }
 
 // again is a number from 0 to 1 that differs at each attempt for a recipient,
@@ -202,7 +223,7 @@ func (p *policy) trigger(t trigger, from, to string, secure bool) verdict {
 		}
 		return refuse(reply{451, "4.7.1", "Greylisting in action, please come back later"})
 	case "ratelimited":
-		return refuse(p.pick(p.texts.limited))
+		return refuse(p.pick(p.rules().texts.limited))
 	case "tls-required":
 		if secure {
 			return verdict{}

@@ -32,12 +32,15 @@ func capabilities() map[string]capability {
 	}
 }
 
-// provider is a running provider.
+// provider is a running provider. Its Provider is as configured; what is in
+// force now tells behaviour.
 type provider struct {
 	Provider
 	caps   capability
 	policy *policy
-	hosts  []string // MX names, without trailing dot; nil with OwnMX
+	ear    *ear // of its listener, once bound
+	came   sources
+	hosts  []string // MX names, without trailing dot; with OwnMX only in certificates and greetings
 	addr   string   // of its listener, once bound
 	tls    *tls.Config
 	counts counts
@@ -64,6 +67,9 @@ func newProvider(p Provider, zone string, salt uint64) *provider {
 	}
 	return rt
 }
+
+// behaviour is what is in force now.
+func (p *provider) behaviour() *Behaviour { return &p.policy.rules().Behaviour }
 
 // domains lists all domains, patterns expanded, in lower case.
 func (p *provider) domains() []string {
@@ -95,7 +101,7 @@ func (p *provider) has(c capability) bool { return p.caps&c != 0 }
 func (p *provider) enter() bool {
 	p.counts.connections.Add(1)
 	open := p.counts.open.Add(1)
-	if limit := int64(p.Behaviour.MaxConnections); limit > 0 && open > limit {
+	if limit := int64(p.behaviour().MaxConnections); limit > 0 && open > limit {
 		p.counts.open.Add(-1)
 		p.counts.refused.Add(1)
 		return false
@@ -142,6 +148,9 @@ func (p *provider) reset() {
 		n.Store(0)
 	}
 	c.openMax.Store(c.open.Load())
+	for _, s := range p.came.all() {
+		s.reset()
+	}
 	p.policy.reset()
 }
 

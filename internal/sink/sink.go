@@ -20,6 +20,12 @@
 //	ratelimited                        the provider's rate limit reply
 //	tls-required, tls-fail             530 unless in TLS; 454
 //
+// Limits may also hold for each sending address: connections, connect rate and
+// MAILs; whoever hits them too often is blocked for a while. The statistics
+// endpoint (Handler) changes all of this while it runs, and makes a provider deaf.
+// A share of the domains can have mail exchangers that swallow connects. With
+// Options.Watch it writes down what each address did; package watch judges that.
+//
 // A session goes: listener (connection limit) → fast loop or go-smtp → visit
 // (what to answer, by policy) → book. The name server answers MX and A for all
 // domains; real MX hosts are reached on port 25, so whoever delivers here must
@@ -30,7 +36,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -40,6 +45,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/godwit-mta/godwit/internal/ledger"
+	"github.com/godwit-mta/godwit/internal/watch"
 )
 
 // Deps are what a Sink needs from outside.
@@ -52,7 +58,7 @@ type Sink struct {
 	opts      Options
 	log       *slog.Logger
 	providers []*provider
-	domains   map[string]*provider
+	domains   domainSet
 	book      *ledger.Book // nil when only counting
 	sums      bool
 	queued    atomic.Int64
@@ -60,11 +66,14 @@ type Sink struct {
 	dns       *nameServer
 	http      *http.Server
 	httpAddr  string
-	listeners []net.Listener
+	watch     *watch.Writer // nil does nothing
+	listeners []*ear        // of the providers, then those that swallow connects
 	servers   []*smtp.Server
 	stopping  chan struct{}
 	stopOnce  sync.Once
 	wg        sync.WaitGroup
+
+	control sync.Mutex // of changes to behaviours
 
 	mu    sync.Mutex
 	conns map[*countedConn]struct{}
@@ -81,16 +90,13 @@ func New(o Options, d Deps) (*Sink, error) {
 	}
 	s := &Sink{
 		opts: o, log: d.Log, sums: !o.NoSums && !o.Count,
-		domains: map[string]*provider{}, stopping: make(chan struct{}), conns: map[*countedConn]struct{}{},
+		stopping: make(chan struct{}), conns: map[*countedConn]struct{}{},
 	}
 	for i, p := range o.Providers {
 		rt := newProvider(p, o.Zone, o.Seed+uint64(i)<<32)
 		s.providers = append(s.providers, rt)
-		for _, d := range rt.domains() {
-			if other := s.domains[d]; other != nil {
-				return nil, fmt.Errorf("providers[%d].domains: %q already belongs to %s", i, d, other.Name)
-			}
-			s.domains[d] = rt
+		if err := s.domains.add(rt); err != nil {
+			return nil, fmt.Errorf("providers[%d].domains: %w", i, err)
 		}
 	}
 	if o.Count {
@@ -111,11 +117,20 @@ func (s *Sink) Start() error {
 }
 
 func (s *Sink) start() error {
+	var err error
+	if s.opts.Watch != "" || s.opts.WatchHere {
+		if s.watch, err = watch.New(watch.Options{Path: s.opts.Watch, Memory: s.opts.WatchHere}); err != nil {
+			return err
+		}
+	}
 	owners, err := s.listen()
 	if err != nil {
 		return err
 	}
-	z, err := newZone(s.opts, s.domains, s.providers)
+	if err := deafenAll(s.listeners[len(owners):]); err != nil {
+		return fmt.Errorf("swallow: %w", err)
+	}
+	z, err := newZone(s.opts, &s.domains, s.providers)
 	if err != nil {
 		return err
 	}
@@ -170,7 +185,7 @@ func (s *Sink) Stop() {
 		s.conns = nil
 		s.mu.Unlock()
 		for c := range open {
-			c.Conn.Close()
+			c.Close()
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -184,6 +199,9 @@ func (s *Sink) Stop() {
 			s.http.Close()
 		}
 		s.wg.Wait()
+		if err := s.watch.Close(); err != nil {
+			s.log.Error("watch record not written", "error", err)
+		}
 		if s.book != nil {
 			if err := s.book.Close(); err != nil {
 				s.log.Error("ledger not written", "error", err)

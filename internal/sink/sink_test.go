@@ -296,7 +296,7 @@ func TestConnectionLimit(t *testing.T) {
 		s := start(t, Provider{Name: "a", Mode: mode, Behaviour: Behaviour{MaxConnections: 1, Texts: "outlook"}})
 		first := dial(t, s.Addr("a"))
 		first.script(hello)
-		dial(t, s.Addr("a")).script("< 421 4.3.2\n< closed")
+		dial(t, s.Addr("a")).script("< 421 4.4.5\n< closed")
 		first.script("> QUIT\n< 221\n< closed")
 		again := dial(t, s.Addr("a"))
 		for range 100 { // the first connection is counted out a moment after it closed

@@ -38,10 +38,36 @@ type ProviderStats struct {
 	LastAccept  *time.Time `json:"last_accept,omitempty"`
 }
 
+// SourceStats are what a provider counts of one sending address since the start or the last reset.
+type SourceStats struct {
+	Provider string `json:"provider"`
+	Source   string `json:"source"`
+
+	Connections int64 `json:"connections"` // also those that were turned away
+	Refused     int64 `json:"refused"`     // connections that were turned away
+	Open        int64 `json:"open"`        // now
+	OpenMax     int64 `json:"open_max"`
+
+	Mails   int64 `json:"mails"`   // MAIL commands, whatever the answer
+	Limited int64 `json:"limited"` // connections and MAILs above a limit of the source
+	Denied  int64 `json:"denied"`  // connections and MAILs while it was on the block list
+	Blocks  int64 `json:"blocks"`  // how often it was put on the block list
+
+	// In recipients: 250 to the final dot, 4xx and 5xx to RCPT or the final dot.
+	Accepted int64 `json:"accepted"`
+	Deferred int64 `json:"deferred"`
+	Bounced  int64 `json:"bounced"`
+
+	FirstMail    *time.Time `json:"first_mail,omitempty"`
+	LastMail     *time.Time `json:"last_mail,omitempty"`
+	BlockedUntil *time.Time `json:"blocked_until,omitempty"` // on the block list now
+}
+
 // Stats is what /stats answers. Total sums up the providers; its OpenMax is the sum of their maxima.
 type Stats struct {
 	Total     ProviderStats   `json:"total"`
 	Providers []ProviderStats `json:"providers"`
+	Sources   []SourceStats   `json:"sources"` // by provider and address
 	Queries   int64           `json:"dns_queries"`
 	Records   int64           `json:"records"`
 	CPU       float64         `json:"cpu_seconds"` // of the process, user and system
@@ -53,12 +79,15 @@ type Stats struct {
 
 // Stats returns the present counters.
 func (s *Sink) Stats() Stats {
-	st := Stats{Total: ProviderStats{Name: "total"}, Port: s.Port(), DNS: s.DNSAddr(), Domains: len(s.domains),
+	st := Stats{Total: ProviderStats{Name: "total"}, Port: s.Port(), DNS: s.DNSAddr(), Domains: s.domains.count,
 		CPU: cpuTime().Seconds(), Now: time.Now().UTC()}
 	for _, p := range s.providers {
 		ps := p.stats()
 		st.Providers = append(st.Providers, ps)
 		st.Total.add(ps)
+		for _, from := range p.came.all() {
+			st.Sources = append(st.Sources, from.stats(p.Name))
+		}
 	}
 	if s.dns != nil {
 		st.Queries = s.dns.queries.Load()
@@ -111,6 +140,18 @@ func (st Stats) WriteText(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%.0f\t%d\t%d\t%d\t%d\t\n", p.Name, p.Accepted, p.Deferred, p.Bounced, p.Dropped,
 			p.Rate(), p.Connections, p.OpenMax, p.Refused, p.TLS)
 	}
+	if err := t.Flush(); err != nil || len(st.Sources) <= len(st.Providers) {
+		return err // a source each: the table above says it all
+	}
+	fmt.Fprintln(t, "\nprovider\tsource\tmails\taccepted\tdeferred\tbounced\tconns\tmax\trefused\tlimited\tdenied\tblocked\t")
+	for _, s := range st.Sources {
+		blocked := fmt.Sprint(s.Blocks)
+		if s.BlockedUntil != nil {
+			blocked += " (now)"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", s.Provider, s.Source, s.Mails, s.Accepted, s.Deferred, s.Bounced,
+			s.Connections, s.OpenMax, s.Refused, s.Limited, s.Denied, blocked)
+	}
 	return t.Flush()
 }
 
@@ -139,13 +180,24 @@ func (s *Sink) startHTTP() error {
 //
 //	GET  /stats     Stats as JSON; as a table with ?format=text
 //	GET  /ledger    the records in the ledger format; one JSON object a line with ?format=ndjson
-//	POST /reset     forgets records, counters and earlier attempts
+//	POST /reset     forgets records, counters, block lists and earlier attempts
 //	GET  /healthz   200
+//	GET  /watch     the watch record so far (docs/formats/watch.md)
+//	POST /watch/mark?text=…   a note in it
+//
+// And it changes a provider while it runs; the name * means all of them:
+//
+//	POST /providers/{name}/behaviour   the body is keys of a behaviour block, as in the configuration
+//	POST /providers/{name}/block?source=IP&for=10m   puts an address on the block list
+//	POST /providers/{name}/unblock?source=IP         takes it, or without source all, from it
+//	POST /providers/{name}/deaf        connects to its address neither succeed nor fail
+//	POST /providers/{name}/hear        they succeed again
 func (s *Sink) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", s.getStats)
 	mux.HandleFunc("GET /ledger", s.getLedger)
 	mux.HandleFunc("POST /reset", s.postReset)
+	s.handleControl(mux)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	return mux
 }

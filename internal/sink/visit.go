@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/ledger"
+	"github.com/godwit-mta/godwit/internal/watch"
 )
 
 // visit is what a provider knows about one connection: the part of a session
@@ -32,12 +33,33 @@ type destination struct {
 
 func (v *visit) reset() { v.from, v.utf8, v.rcpts = "", false, v.rcpts[:0] }
 
-// mail decides about MAIL and, if it is accepted, begins a transaction.
+// mail decides about MAIL and, if it is accepted, begins a transaction. Every
+// MAIL is on record, with what became of it.
 func (v *visit) mail(from string, utf8 bool) verdict {
+	now := time.Now()
+	v.owner.counts.firstMail.CompareAndSwap(0, now.UnixNano())
+	r := v.owner.policy.rules()
+	how := v.conn.source.mail(&r.Behaviour, now)
+	var d verdict
+	switch how {
+	case watch.Limited:
+		d = refuse(v.owner.policy.pick(r.texts.limited))
+	case watch.Blocked:
+		d = refuse(v.owner.policy.pick(r.texts.blocked))
+	default:
+		if d = v.begin(&r.Behaviour, from, utf8); !d.ok() {
+			how = watch.Refused
+		}
+	}
+	v.sink.watch.Mail(v.conn.watched, how)
+	d.delay = r.ReplyDelay.D()
+	d.reply = d.reply.forPeer(v.conn.source.ip)
+	return d
+}
+
+// begin decides about a MAIL that keeps to the limits of its source.
+func (v *visit) begin(b *Behaviour, from string, utf8 bool) (d verdict) {
 	p := v.owner
-	p.counts.firstMail.CompareAndSwap(0, time.Now().UnixNano())
-	b := &p.Behaviour
-	d := verdict{delay: b.ReplyDelay.D()}
 	switch {
 	case b.RequireTLS && !v.secure:
 		d.reply = reply{530, "5.7.0", "Must issue a STARTTLS command first"}
@@ -65,7 +87,7 @@ func (b *Behaviour) limitCode() int {
 // rcpt decides about RCPT and, if it is accepted, adds the recipient.
 func (v *visit) rcpt(to string) verdict {
 	p := v.sink.providerOf(to, v.owner)
-	b := &v.owner.Behaviour
+	b := v.owner.behaviour()
 	var d verdict
 	switch {
 	case !v.utf8 && !ascii(to):
@@ -79,8 +101,9 @@ func (v *visit) rcpt(to string) verdict {
 	if d.ok() {
 		v.rcpts = append(v.rcpts, destination{to, p})
 	} else {
-		p.judged(d, 1)
+		v.judged(p, d)
 	}
+	d.reply = d.reply.forPeer(v.conn.source.ip)
 	return d
 }
 
@@ -102,8 +125,9 @@ func (v *visit) finish(m *digest) verdict {
 	}
 	if !d.ok() {
 		for _, r := range v.rcpts {
-			r.p.judged(d, 1)
+			v.judged(r.p, d)
 		}
+		d.reply = d.reply.forPeer(v.conn.source.ip)
 		return d
 	}
 	v.sink.pause(d.delay) // first wait, then record: the time of the record is that of the reply
@@ -114,6 +138,17 @@ func (v *visit) finish(m *digest) verdict {
 	return d
 }
 
+// judged counts a verdict against a recipient of p.
+func (v *visit) judged(p *provider, d verdict) {
+	p.judged(d, 1)
+	switch c := &v.conn.source.counts; {
+	case d.reply.temporary():
+		c.deferred.Add(1)
+	case d.reply.permanent():
+		c.bounced.Add(1)
+	}
+}
+
 // record writes down every copy.
 func (v *visit) record(m *digest) {
 	now := ledger.Now()
@@ -122,6 +157,7 @@ func (v *visit) record(m *digest) {
 		d.Key, d.Sum = m.key(), m.bodySum()
 	}
 	v.owner.counts.transactions.Add(1)
+	v.conn.source.counts.accepted.Add(int64(len(v.rcpts)))
 	for _, r := range v.rcpts {
 		r.p.accepted(int64(now), m.size)
 		if v.sink.book == nil {
@@ -144,11 +180,11 @@ func ascii[T string | []byte](s T) bool {
 // providerOf finds the provider of a recipient; otherwise is the listener's owner.
 func (s *Sink) providerOf(to string, otherwise *provider) *provider {
 	at := strings.LastIndexByte(to, '@')
-	if p, ok := s.domains[to[at+1:]]; ok {
-		return p
+	if f, ok := s.domains.find(to[at+1:]); ok {
+		return f.p
 	}
-	if p, ok := s.domains[strings.ToLower(to[at+1:])]; ok {
-		return p
+	if f, ok := s.domains.find(strings.ToLower(to[at+1:])); ok {
+		return f.p
 	}
 	return otherwise
 }
@@ -172,11 +208,18 @@ func (s *Sink) pause(d time.Duration) {
 // countedConn is a connection that the provider counts.
 type countedConn struct {
 	net.Conn
-	sink   *Sink
-	owner  *provider
-	banner time.Duration // before the first write
-	done   int           // messages so far, over all sessions of the connection
-	closed atomic.Bool
+	sink    *Sink
+	owner   *provider
+	source  *source
+	watched uint64        // its number in the watch record
+	banner  time.Duration // before the first write
+	done    int           // messages so far, over all sessions of the connection
+	closed  atomic.Bool
+}
+
+// newConn makes a connection that has been let in.
+func (s *Sink) newConn(c net.Conn, owner *provider, from *source, watched uint64) *countedConn {
+	return &countedConn{Conn: c, sink: s, owner: owner, source: from, watched: watched, banner: owner.behaviour().BannerDelay.D()}
 }
 
 // Write waits before the banner, which is the first thing that a server writes.
@@ -189,9 +232,11 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Close counts the connection out.
+// Close counts the connection out, before the peer can see it closed.
 func (c *countedConn) Close() error {
 	if c.closed.CompareAndSwap(false, true) {
+		c.sink.watch.Closed(c.watched)
+		c.source.leave()
 		c.owner.leave()
 		c.sink.forget(c)
 	}

@@ -3,6 +3,7 @@ package sink
 import (
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -29,11 +30,11 @@ const deadAddress = "127.255.255.254"
 type zone struct {
 	ttl     uint32
 	suffix  string // fully qualified
-	domains map[string]*provider
+	domains *domainSet
 	records map[string][]dns.RR // by name in lower case
 }
 
-func newZone(o Options, domains map[string]*provider, providers []*provider) (*zone, error) {
+func newZone(o Options, domains *domainSet, providers []*provider) (*zone, error) {
 	z := &zone{
 		ttl: uint32(o.TTL.D().Seconds()), suffix: dns.Fqdn(o.Zone),
 		domains: domains, records: map[string][]dns.RR{},
@@ -42,6 +43,9 @@ func newZone(o Options, domains map[string]*provider, providers []*provider) (*z
 		if !p.OwnMX {
 			for _, h := range p.hosts {
 				z.add(&dns.A{Hdr: z.header(h, dns.TypeA), A: p.ip()})
+				if p.Swallow > 0 {
+					z.add(&dns.A{Hdr: z.header(swallowLabel+h, dns.TypeA), A: swallowAddress(0)})
+				}
 			}
 		}
 	}
@@ -92,34 +96,65 @@ func (z *zone) lookup(name string, t uint16) (answers []dns.RR, exists bool) {
 	if len(answers) > 0 || exists && !z.isDomain(name) {
 		return answers, true
 	}
-	if p := z.domains[strings.TrimSuffix(name, ".")]; p != nil {
+	if d, ok := z.domain(name); ok {
 		if t == dns.TypeMX {
-			answers = z.providerMX(p, name)
+			answers = z.providerMX(d, name)
 		}
 		return answers, true
 	}
-	if host, domain, ok := strings.Cut(name, "."); ok && strings.HasPrefix(host, "mx") {
-		if p := z.domains[strings.TrimSuffix(domain, ".")]; p != nil && p.OwnMX {
-			if t == dns.TypeA {
-				answers = []dns.RR{&dns.A{Hdr: z.header(name, t), A: p.ip()}}
+	if d, ok := z.ownHost(name); ok {
+		if t == dns.TypeA {
+			ip := d.p.ip()
+			if d.swallowed() {
+				ip = swallowAddress(d.n)
 			}
-			return answers, true
+			answers = []dns.RR{&dns.A{Hdr: z.header(name, t), A: ip}}
 		}
+		return answers, true
 	}
 	return nil, exists || name == z.suffix
 }
 
-func (z *zone) isDomain(name string) bool { return z.domains[strings.TrimSuffix(name, ".")] != nil }
+// swallowLabel stands before the name of an MX host to make that of its deaf twin.
+const swallowLabel = "swallow."
+
+// domain finds a provider's domain; name is in lower case and ends in a dot.
+func (z *zone) domain(name string) (domain, bool) {
+	return z.domains.find(strings.TrimSuffix(name, "."))
+}
+
+func (z *zone) isDomain(name string) bool {
+	_, ok := z.domain(name)
+	return ok
+}
+
+// ownHost finds the domain whose own MX host the name is: mx1.domain and so on.
+func (z *zone) ownHost(name string) (domain, bool) {
+	host, rest, _ := strings.Cut(name, ".")
+	number, ok := strings.CutPrefix(host, "mx")
+	if !ok {
+		return domain{}, false
+	}
+	d, ok := z.domain(rest)
+	if !ok || !d.p.OwnMX {
+		return domain{}, false
+	}
+	n, err := strconv.Atoi(number)
+	return d, err == nil && n >= 1 && n <= len(d.p.hosts) && strconv.Itoa(n) == number
+}
 
 // providerMX makes the MX records of one of a provider's domains.
-func (z *zone) providerMX(p *provider, name string) []dns.RR {
+func (z *zone) providerMX(d domain, name string) []dns.RR {
 	var out []dns.RR
-	if p.DeadMX {
+	if d.p.DeadMX {
 		out = append(out, &dns.MX{Hdr: z.header(name, dns.TypeMX), Preference: 1, Mx: "dead." + z.suffix})
 	}
-	for i, h := range p.hosts {
-		if p.OwnMX {
-			h = fmt.Sprintf("mx%d.%s", i+1, name)
+	for i, h := range d.p.hosts {
+		switch {
+		case d.p.OwnMX:
+			h = "mx" + strconv.Itoa(i+1) + "." + name
+		case d.swallowed():
+			h = swallowLabel + h
 		}
 		out = append(out, &dns.MX{Hdr: z.header(name, dns.TypeMX), Preference: uint16(10 * (i + 1)), Mx: dns.Fqdn(h)})
 	}
