@@ -19,11 +19,11 @@ demo: ## Run the demo
 	$(GO) run ./cmd/godwit demo
 
 .PHONY: check
-check: fmt-check vet lint nocgo unit race fuzz-seeds generated e2e interop crash-short ## Everything CI runs
+check: fmt-check vet lint nocgo unit race fuzz-seeds generated e2e interop egress crash-short ## Everything CI runs
 
 .PHONY: fmt-check
 fmt-check:
-	@out=$$(gofmt -l cmd config mta queue bounce internal test); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	@out=$$(gofmt -l cmd config mta queue throttle proxy bounce internal test); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 
 .PHONY: vet
 vet:
@@ -43,7 +43,7 @@ unit: ## Unit tests
 
 .PHONY: race
 race: ## Unit tests of everything with goroutines, under the race detector
-	$(GO) test -race -short ./mta/... ./queue/... ./internal/seglog ./internal/event ./internal/passwd ./internal/wire ./internal/trace ./internal/debugz ./internal/sink ./internal/load
+	$(GO) test -race -short ./mta/... ./queue/... ./throttle/... ./proxy/... ./internal/records ./internal/cluster ./internal/seglog ./internal/event ./internal/passwd ./internal/wire ./internal/trace ./internal/debugz ./internal/sink ./internal/load
 
 .PHONY: fuzz-seeds
 fuzz-seeds: ## Every fuzzer on its seeds
@@ -75,6 +75,10 @@ e2e: build ## Cases against the real program
 interop: build ## Other people's software as judge; GODWIT_INTEROP=require makes a missing one a failure
 	$(GO) test -count=1 -tags interop ./test/interop/...
 
+.PHONY: egress
+egress: build ## Limits, proxies and the cluster under kills and network faults
+	$(GO) test -count=1 -tags egress -timeout 15m ./test/egress/...
+
 ROUNDS ?= 100
 .PHONY: crash-short
 crash-short: build ## kill -9 and power cut, 20 rounds each
@@ -88,5 +92,9 @@ crash: build ## kill -9 and power cut, ROUNDS rounds each
 bench-relay: build ## The relay benchmark: prints BENCH lines
 	$(GO) run ./test/bench relay -godwit bin/godwit
 
+.PHONY: bench-egress
+bench-egress: build ## Limits over a cluster, proxies, many sites, fairness: prints BENCH lines
+	$(GO) run ./test/bench egress -godwit bin/godwit
+
 .PHONY: bench
-bench: bench-relay ## Every benchmark
+bench: bench-relay bench-egress ## Every benchmark

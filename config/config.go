@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/godwit-mta/godwit/bounce/report"
+	"github.com/godwit-mta/godwit/internal/cluster"
 	"github.com/godwit-mta/godwit/internal/event"
 	"github.com/godwit-mta/godwit/internal/render"
 	"github.com/godwit-mta/godwit/mta"
@@ -18,9 +19,12 @@ import (
 	"github.com/godwit-mta/godwit/mta/deliver"
 	"github.com/godwit-mta/godwit/mta/dkim"
 	"github.com/godwit-mta/godwit/mta/dns"
+	"github.com/godwit-mta/godwit/mta/egress"
 	"github.com/godwit-mta/godwit/mta/httpd"
 	"github.com/godwit-mta/godwit/mta/route"
 	"github.com/godwit-mta/godwit/mta/smtpd"
+	"github.com/godwit-mta/godwit/proxy"
+	"github.com/godwit-mta/godwit/proxy/server"
 	"github.com/godwit-mta/godwit/queue"
 )
 
@@ -37,6 +41,10 @@ type File struct {
 	DNS      dns.Options           `toml:"dns" doc:"The resolver."`
 	Route    route.Options         `toml:"route" doc:"Where messages go."`
 	Deliver  deliver.Options       `toml:"deliver" doc:"SMTP sessions to mail exchangers."`
+	Throttle egress.Throttle       `toml:"throttle" doc:"Limits per source and provider: rule packs and files, and the cluster's part in them."`
+	Egress   proxy.Options         `toml:"egress" doc:"Sending sources, pools of them, and the proxies that have them."`
+	Cluster  cluster.Options       `toml:"cluster" doc:"The other nodes."`
+	Proxy    server.Options        `toml:"proxy" doc:"What godwit proxy runs: sending addresses of this host, for other nodes."`
 	DKIM     dkim.Options          `toml:"dkim" doc:"DKIM signatures."`
 	Compose  compose.Options       `toml:"compose" doc:"Making the bytes that go out."`
 	Render   render.Options        `toml:"render" doc:"Bounds on templates."`
@@ -64,6 +72,7 @@ func Defaults() *File {
 		SMTP: smtpd.DefaultOptions(), HTTP: httpd.DefaultOptions(), Admin: adminapi.DefaultOptions(),
 		Accept: accept.DefaultOptions(), Queue: queue.DefaultOptions(), DNS: dns.DefaultOptions(),
 		Route: route.DefaultOptions(), Deliver: deliver.DefaultOptions(), DKIM: dkim.DefaultOptions(),
+		Throttle: egress.DefaultThrottle(), Egress: proxy.DefaultOptions(), Cluster: cluster.DefaultOptions(), Proxy: server.DefaultOptions(),
 		Compose: compose.DefaultOptions(), Report: report.DefaultOptions(), Render: render.DefaultOptions(), Events: event.DefaultFileSinkOptions(),
 	}
 }
@@ -79,7 +88,8 @@ func (f *File) sections() []section {
 		{"", f.validateTop},
 		{"smtp", f.SMTP.Validate}, {"http", f.HTTP.Validate}, {"admin", f.Admin.Validate},
 		{"accept", f.Accept.Validate}, {"queue", f.Queue.Validate}, {"dns", f.DNS.Validate},
-		{"route", f.Route.Validate}, {"deliver", f.Deliver.Validate}, {"dkim", f.DKIM.Validate},
+		{"route", f.Route.Validate}, {"deliver", f.Deliver.Validate}, {"throttle", f.Throttle.Validate},
+		{"egress", f.Egress.Validate}, {"cluster", f.Cluster.Validate}, {"proxy", f.Proxy.Validate}, {"dkim", f.DKIM.Validate},
 		{"compose", f.Compose.Validate}, {"render", f.Render.Validate}, {"report", f.Report.Validate}, {"events_file", f.Events.Validate},
 	}
 }
@@ -119,6 +129,6 @@ func (f *File) Engine() (mta.Options, error) {
 	name, err := f.Name()
 	return mta.Options{
 		Hostname: name, SMTP: f.SMTP, HTTP: f.HTTP, Accept: f.Accept, Queue: f.Queue, DNS: f.DNS, Route: f.Route,
-		Deliver: f.Deliver, DKIM: f.DKIM, Compose: f.Compose, Report: f.Report, Render: f.Render, Events: f.Events,
+		Deliver: f.Deliver, DKIM: f.DKIM, Cluster: f.Cluster, Egress: f.Egress, Throttle: f.Throttle, Compose: f.Compose, Report: f.Report, Render: f.Render, Events: f.Events,
 	}, err
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/godwit-mta/godwit/internal/mail"
 	"github.com/godwit-mta/godwit/mta/accept"
 	"github.com/godwit-mta/godwit/mta/deliver"
+	"github.com/godwit-mta/godwit/mta/egress"
 	"github.com/godwit-mta/godwit/mta/httpd"
 	"github.com/godwit-mta/godwit/queue"
 )
@@ -16,8 +17,9 @@ import (
 // sessions lets the queue open sessions of the deliverer.
 type sessions struct{ d *deliver.Deliverer }
 
-func (a sessions) Open(ctx context.Context, r mail.Route) (queue.Session, error) {
-	s, err := a.d.Open(ctx, r)
+func (a sessions) Open(ctx context.Context, r mail.Route, l queue.Lease) (queue.Session, error) {
+	dialer, _ := l.(deliver.Dialer) // a lease of the gate dials from its source
+	s, err := a.d.Open(ctx, r, dialer)
 	if err != nil {
 		return nil, err
 	}
@@ -25,7 +27,18 @@ func (a sessions) Open(ctx context.Context, r mail.Route) (queue.Session, error)
 }
 
 // spoolDoor lets accept put batches and large bodies into the queue.
-type spoolDoor struct{ *queue.Queue }
+type spoolDoor struct {
+	*queue.Queue
+	gate *egress.Gate
+}
+
+// Put chooses the pool of each message before it is stored.
+func (a spoolDoor) Put(ctx context.Context, b *mail.Batch) error {
+	for _, m := range b.Messages {
+		m.Pool = a.gate.Pool(m)
+	}
+	return a.Queue.Put(ctx, b)
+}
 
 func (a spoolDoor) Large(ctx context.Context) (accept.LargeFile, error) {
 	f, err := a.Queue.Large(ctx)

@@ -14,7 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/godwit-mta/godwit/bounce/report"
+	"github.com/godwit-mta/godwit/internal/cluster"
 	"github.com/godwit-mta/godwit/internal/event"
+	"github.com/godwit-mta/godwit/internal/faultfs"
 	"github.com/godwit-mta/godwit/internal/mail"
 	"github.com/godwit-mta/godwit/internal/render"
 	"github.com/godwit-mta/godwit/internal/trace"
@@ -23,9 +25,11 @@ import (
 	"github.com/godwit-mta/godwit/mta/deliver"
 	"github.com/godwit-mta/godwit/mta/dkim"
 	"github.com/godwit-mta/godwit/mta/dns"
+	"github.com/godwit-mta/godwit/mta/egress"
 	"github.com/godwit-mta/godwit/mta/httpd"
 	"github.com/godwit-mta/godwit/mta/route"
 	"github.com/godwit-mta/godwit/mta/smtpd"
+	"github.com/godwit-mta/godwit/proxy"
 	"github.com/godwit-mta/godwit/queue"
 )
 
@@ -44,6 +48,9 @@ type Options struct {
 	Render   render.Options
 	Report   report.Options
 	Events   event.FileSinkOptions
+	Cluster  cluster.Options
+	Egress   proxy.Options
+	Throttle egress.Throttle
 }
 
 // Deps are what an engine works with.
@@ -53,6 +60,10 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	// Fatal is called once when the queue can no longer record what it does.
 	Fatal func(error)
+	// Admin tells the address of the admin API, for other nodes. Nil: there is none.
+	Admin func() string
+	// Give hands messages to the admin API of another node. Nil: none are.
+	Give Giver
 }
 
 // Engine is a running delivery engine.
@@ -60,6 +71,8 @@ type Engine struct {
 	log      *slog.Logger
 	o        Options
 	queue    *queue.Queue
+	outward  outward
+	handoff  *Handoff
 	resolver *dns.Resolver
 	router   *route.Router
 	deliver  *deliver.Deliverer
@@ -80,13 +93,16 @@ func New(ctx context.Context, o Options, d Deps) (*Engine, error) {
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)
 	}
+	if d.Admin == nil {
+		d.Admin = func() string { return "" }
+	}
 	e := &Engine{log: d.Logger, o: o, deps: d, trace: trace.New(trace.DefaultTraces)}
 	var err error
 	if e.queue, err = queue.Open(ctx, o.Queue, queue.Deps{Logger: d.Logger, Registerer: d.Registerer, Fatal: d.Fatal}); err != nil {
 		return nil, err
 	}
 	if err := e.build(); err != nil {
-		return nil, errors.Join(err, e.queue.Stop(ctx))
+		return nil, errors.Join(err, e.queue.Stop(ctx), e.outward.stop(ctx))
 	}
 	return e, nil
 }
@@ -94,6 +110,11 @@ func New(ctx context.Context, o Options, d Deps) (*Engine, error) {
 // build makes the parts in the order in which they need each other.
 func (e *Engine) build() (err error) {
 	o, d := &e.o, e.deps
+	if err := e.buildOutward(); err != nil {
+		return err
+	}
+	e.handoff = newHandoff(handoffDeps{fs: faultfs.OS{}, dir: o.Queue.Path, queue: e.queue, members: e.outward.cluster.Members,
+		alone: !o.Cluster.Enabled() || d.Give == nil, token: e.outward.cluster.Token("admin"), give: d.Give, log: d.Logger})
 	renderer, err := render.New(o.Render, render.Deps{Log: d.Logger, Registerer: d.Registerer})
 	if err != nil {
 		return err
@@ -111,7 +132,7 @@ func (e *Engine) build() (err error) {
 	if err := e.buildDelivery(); err != nil {
 		return err
 	}
-	door, err := accept.New(o.Accept, accept.Deps{Queue: spoolDoor{e.queue}, IDs: new(mail.IDs), Hostname: o.Hostname,
+	door, err := accept.New(o.Accept, accept.Deps{Queue: spoolDoor{e.queue, e.outward.gate}, IDs: new(mail.IDs), Hostname: o.Hostname,
 		Templates: templates{renderer}, Logger: d.Logger, Registerer: d.Registerer})
 	if err != nil {
 		return err
@@ -157,7 +178,7 @@ func (e *Engine) buildDelivery() (err error) {
 	if e.resolver, err = dns.New(o.DNS, dns.Deps{Logger: d.Logger, Registerer: d.Registerer}); err != nil {
 		return err
 	}
-	e.router, err = route.New(o.Route, route.Deps{Resolver: e.resolver, Hostname: o.Hostname, Listeners: listeners(o.SMTP),
+	e.router, err = route.New(routeOptions(o.Route, e.outward.gate.Rules()), route.Deps{Apart: e.apart, Resolver: e.resolver, Hostname: o.Hostname, Listeners: listeners(o.SMTP),
 		Logger: d.Logger, Registerer: d.Registerer})
 	if err != nil {
 		return err
@@ -175,7 +196,7 @@ func (e *Engine) buildDelivery() (err error) {
 	if err != nil {
 		return err
 	}
-	e.queue.SetDeliverer(e.router, sessions{e.deliver}, reports)
+	e.queue.SetDeliverer(e.router, e.outward.gate, sessions{e.deliver}, reports)
 	return nil
 }
 
@@ -218,7 +239,11 @@ func (e *Engine) compareKeys(s *dkim.Signer, o dkim.Options) {
 
 // Start begins delivery and then listens: mail that waited goes first.
 func (e *Engine) Start() error {
+	if err := e.outward.start(e); err != nil {
+		return err
+	}
 	e.queue.Start()
+	e.handoff.resume()
 	if e.sink != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		e.stopSink, e.sinkDone = cancel, make(chan struct{})
@@ -242,6 +267,7 @@ func (e *Engine) Stop(ctx context.Context) error {
 	stopped := make(chan error, 1)
 	go func() { stopped <- e.http.Stop(ctx) }()
 	err := errors.Join(e.smtp.Stop(ctx), <-stopped)
+	e.handoff.close(ctx)
 	// The sink reads from the queue's event log: it goes after the last
 	// outcome and before the log closes.
 	err = errors.Join(err, e.queue.Stop(ctx, func() {
@@ -250,12 +276,13 @@ func (e *Engine) Stop(ctx context.Context) error {
 			<-e.sinkDone
 		}
 	}))
+	err = errors.Join(err, e.outward.stop(ctx))
 	e.resolver.Close()
 	return err
 }
 
 // Reload takes changed options without dropping a connection: smtp, http, queue,
-// route, deliver and dkim. A changed hostname or queue.path is an error; other
+// throttle, egress, route, deliver and dkim. A changed hostname or queue.path is an error; other
 // sections that changed are named in the log and wait for the next start.
 func (e *Engine) Reload(o Options) error {
 	if o.Hostname != e.o.Hostname {
@@ -272,14 +299,15 @@ func (e *Engine) Reload(o Options) error {
 		name string
 		f    func() error
 	}{
-		{"smtp", func() error { return e.smtp.Reload(o.SMTP) }},
-		{"http", func() error { return e.http.Reload(o.HTTP) }},
-		{"queue", func() error { return e.queue.Reload(o.Queue) }},
-		{"route", func() error { return e.router.Reload(o.Route) }},
-		{"deliver", func() error { return e.deliver.Reload(o.Deliver) }},
+		{"smtp.", func() error { return e.smtp.Reload(o.SMTP) }},
+		{"http.", func() error { return e.http.Reload(o.HTTP) }},
+		{"queue.", func() error { return e.queue.Reload(o.Queue) }},
+		{"", func() error { return e.outward.gate.Reload(e.egressOptions(o)) }},
+		{"route.", func() error { return e.router.Reload(routeOptions(o.Route, e.outward.gate.Rules())) }},
+		{"deliver.", func() error { return e.deliver.Reload(o.Deliver) }},
 	} {
 		if err := step.f(); err != nil {
-			return fmt.Errorf("%s.%w", step.name, err)
+			return fmt.Errorf("%s%w", step.name, err)
 		}
 	}
 	e.signer.Store(signer)
@@ -299,7 +327,7 @@ func restartNeeded(old, now *Options) (sections []string) {
 	}{
 		{"accept", old.Accept, now.Accept}, {"dns", old.DNS, now.DNS}, {"compose", old.Compose, now.Compose},
 		{"report", old.Report, now.Report}, {"render", old.Render, now.Render}, {"events_file", old.Events, now.Events},
-		{"queue.spool", old.Queue.Spool, now.Queue.Spool}, {"queue.events", old.Queue.Events, now.Queue.Events},
+		{"cluster", old.Cluster, now.Cluster}, {"queue.spool", old.Queue.Spool, now.Queue.Spool}, {"queue.events", old.Queue.Events, now.Queue.Events},
 	} {
 		if !reflect.DeepEqual(s.old, s.now) {
 			sections = append(sections, s.name)
@@ -329,3 +357,6 @@ func (e *Engine) Ready() error {
 	}
 	return nil
 }
+
+// Handoff gives this node's queue to others.
+func (e *Engine) Handoff() *Handoff { return e.handoff }

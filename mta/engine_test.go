@@ -19,9 +19,11 @@ import (
 	"github.com/godwit-mta/godwit/mta/deliver"
 	"github.com/godwit-mta/godwit/mta/dkim"
 	"github.com/godwit-mta/godwit/mta/dns"
+	"github.com/godwit-mta/godwit/mta/egress"
 	"github.com/godwit-mta/godwit/mta/httpd"
 	"github.com/godwit-mta/godwit/mta/route"
 	"github.com/godwit-mta/godwit/mta/smtpd"
+	"github.com/godwit-mta/godwit/proxy"
 	"github.com/godwit-mta/godwit/queue"
 )
 
@@ -30,7 +32,7 @@ func testOptions(t *testing.T, s *sink.Sink) Options {
 	o := Options{Hostname: "mta.test", SMTP: smtpd.DefaultOptions(), HTTP: httpd.DefaultOptions(), Accept: accept.DefaultOptions(),
 		Queue: queue.DefaultOptions(), DNS: dns.DefaultOptions(), Route: route.DefaultOptions(), Deliver: deliver.DefaultOptions(),
 		DKIM: dkim.DefaultOptions(), Compose: compose.DefaultOptions(), Report: report.DefaultOptions(), Render: render.DefaultOptions(),
-		Events: event.DefaultFileSinkOptions()}
+		Events: event.DefaultFileSinkOptions(), Egress: proxy.DefaultOptions(), Throttle: egress.DefaultThrottle()}
 	o.SMTP.Listeners = []smtpd.Listener{{Address: "127.0.0.1:0"}}
 	o.SMTP.RelayFrom = []smtpd.Network{{Network: "127.0.0.0/8"}}
 	o.HTTP.Listen = nil

@@ -67,7 +67,7 @@ func (q *Queue) info(s *sched, rows int64) *Info {
 		Ready: s.fifo.len(), Messages: rows, Suspended: s.suspended}
 	if s.route != nil {
 		in.Site = s.route.Site
-		if st := q.sites[s.route.Source+" "+s.route.Site]; st != nil && time.Now().Before(st.hold) {
+		if st := q.sites[siteKey(s.route)]; st != nil && time.Now().Before(st.hold) {
 			in.Held = st.hold
 		}
 	}
@@ -250,6 +250,12 @@ func (q *Queue) isGone(k spool.Key) bool {
 // for any bounce. It returns when all that is durable. Messages being
 // delivered at this moment are left alone.
 func (q *Queue) Bounce(ctx context.Context, f Filter, reason string) (n int, err error) {
+	return q.BounceBefore(ctx, f, reason, time.Time{})
+}
+
+// BounceBefore is Bounce for messages that were accepted before an instant; zero: all.
+func (q *Queue) BounceBefore(ctx context.Context, f Filter, reason string, before time.Time) (n int, err error) {
+	f.before = before
 	if err := f.Validate(); err != nil {
 		return 0, err
 	}
@@ -291,6 +297,9 @@ func (q *Queue) takeMatching(f Filter) []*item {
 			}
 		}
 		q.activate(s)
+		if st != nil {
+			q.tidy(st)
+		}
 	}
 	for _, it := range q.live {
 		if it.place == placeParked && f.queue(it.queue) && f.message(it.msg) {

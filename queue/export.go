@@ -48,20 +48,8 @@ func (q *Queue) Export(ctx context.Context, f Filter, w io.Writer) (n int, err e
 	}
 	bodies := map[mail.ID]bool{}
 	write := func(m *mail.Message, loc spool.Loc, due int64) error {
-		if !bodies[m.Body.ID] {
-			data, release, err := q.spool.Body(ctx, m, loc)
-			if err != nil {
-				return err
-			}
-			err = out.Encode(exportLine{Body: &exportBody{m.Body.ID, m.Body.Kind, m.Body.EightBit, data}})
-			release()
-			if err != nil {
-				return err
-			}
-			bodies[m.Body.ID] = true
-		}
 		n++
-		return out.Encode(exportLine{Message: m, Due: time.UnixMilli(due)})
+		return q.exportOne(ctx, out, bodies, m, loc, due)
 	}
 	type row struct {
 		m   mail.Message
@@ -96,6 +84,23 @@ func (q *Queue) Export(ctx context.Context, f Filter, w io.Writer) (n int, err e
 		return n, fmt.Errorf("export: %w", err)
 	}
 	return n, nil
+}
+
+// exportOne writes a message, and its body before it if that was not written yet.
+func (q *Queue) exportOne(ctx context.Context, out *json.Encoder, bodies map[mail.ID]bool, m *mail.Message, loc spool.Loc, due int64) error {
+	if !bodies[m.Body.ID] {
+		data, release, err := q.spool.Body(ctx, m, loc)
+		if err != nil {
+			return err
+		}
+		err = out.Encode(exportLine{Body: &exportBody{m.Body.ID, m.Body.Kind, m.Body.EightBit, data}})
+		release()
+		if err != nil {
+			return err
+		}
+		bodies[m.Body.ID] = true
+	}
+	return out.Encode(exportLine{Message: m, Due: time.UnixMilli(due)})
 }
 
 // importBatch is how many messages of one body are stored in one write.
@@ -160,6 +165,10 @@ func (imp *importer) message(ctx context.Context, l *exportLine) error {
 		imp.known++
 		return nil
 	}
+	if imp.q.recent.has(m.ID, time.Now()) {
+		imp.known++
+		return nil
+	}
 	imp.have[m.ID] = struct{}{}
 	if imp.batch != nil && (imp.body != m.Body.ID || len(imp.batch.Messages) >= importBatch) {
 		if err := imp.flush(ctx); err != nil {
@@ -187,6 +196,9 @@ func (imp *importer) flush(ctx context.Context) error {
 	n := len(imp.batch.Messages)
 	if err := imp.q.Put(ctx, imp.batch); err != nil {
 		return err
+	}
+	for _, m := range imp.batch.Messages {
+		imp.q.recent.add(m.ID, time.Now())
 	}
 	imp.stored += n
 	imp.batch = nil

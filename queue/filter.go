@@ -21,6 +21,8 @@ type Filter struct {
 	Site      string  `json:"site,omitempty"`
 	Recipient string  `json:"recipient,omitempty"`
 	All       bool    `json:"all,omitempty"` // really everything
+
+	before time.Time // only messages accepted earlier; zero: all
 }
 
 // ErrEmptyFilter refuses an action on everything that did not say so.
@@ -75,11 +77,12 @@ func (f *Filter) queue(s *sched) bool {
 }
 
 // whole reports whether every message of a matching queue matches.
-func (f *Filter) whole() bool { return f.Message.IsZero() && f.Recipient == "" }
+func (f *Filter) whole() bool { return f.Message.IsZero() && f.Recipient == "" && f.before.IsZero() }
 
 // message reports whether a message of a matching queue matches.
 func (f *Filter) message(m *mail.Message) bool {
-	return (f.Message.IsZero() || f.Message == m.ID) && like(f.Recipient, m.Recipient)
+	return (f.Message.IsZero() || f.Message == m.ID) && like(f.Recipient, m.Recipient) &&
+		(f.before.IsZero() || m.Accepted.Before(f.before))
 }
 
 // Suspension stops delivery of scheduled queues until a time. It survives restarts.
@@ -117,25 +120,37 @@ func (q *Queue) isSuspended(s *sched) bool {
 // Suspend stops delivery of what matches; messages under way are finished. It
 // is durable when it returns. Filters on single messages are refused.
 func (q *Queue) Suspend(f Filter, until time.Time, reason string) (Suspension, error) {
-	if err := f.Validate(); err != nil {
-		return Suspension{}, err
-	}
-	if !f.whole() {
-		return Suspension{}, errors.New("filter: suspend stops whole queues: a tenant, stream, domain or site, not single messages")
-	}
 	now := time.Now()
 	x := Suspension{ID: q.ids.New(now).String(), Filter: f, Until: until, Reason: reason, Created: now}
+	return x, q.Follow(x)
+}
+
+// Follow brings a suspension into force that was made elsewhere; one of that id
+// which is there already stays. It is durable when Follow returns.
+func (q *Queue) Follow(x Suspension) error {
+	if err := x.Filter.Validate(); err != nil {
+		return err
+	}
+	if !x.Filter.whole() {
+		return errors.New("filter: suspend stops whole queues: a tenant, stream, domain or site, not single messages")
+	}
 	b, err := json.Marshal(x)
 	if err != nil {
-		return x, fmt.Errorf("suspend: %w", err)
+		return fmt.Errorf("suspend: %w", err)
 	}
 	q.mu.Lock()
-	q.suspended[x.ID] = &x
-	q.actions[x.ID] = b
-	q.applySuspensions()
+	_, known := q.suspended[x.ID]
+	if !known {
+		q.suspended[x.ID] = &x
+		q.actions[x.ID] = b
+		q.applySuspensions()
+	}
 	q.mu.Unlock()
-	q.tell(event.Suspended, &x, now)
-	return x, q.flush(false)
+	if known {
+		return nil
+	}
+	q.tell(event.Suspended, &x, x.Created)
+	return q.flush(false)
 }
 
 // Resume ends a suspension. mail.ErrNotFound if there is none of that id.
@@ -181,7 +196,9 @@ func (q *Queue) applySuspensions() {
 		s.suspended = q.isSuspended(s)
 		switch {
 		case s.suspended && s.site != nil:
-			s.site.detach(s)
+			st := s.site
+			st.detach(s)
+			q.tidy(st)
 		case was && !s.suspended:
 			q.activate(s)
 		}
@@ -190,8 +207,11 @@ func (q *Queue) applySuspensions() {
 
 func (q *Queue) tell(kind event.Kind, x *Suspension, at time.Time) {
 	e := event.Event{ID: x.ID + "-" + string(kind), Kind: kind, Time: at, Reason: x.Reason, Filter: x.Filter.String(), Until: x.Until}
-	q.fin.add(finished{engine: &e})
+	q.Tell(e)
 }
+
+// Tell writes an event about the engine to the event log, with the next group.
+func (q *Queue) Tell(e event.Event) { q.fin.add(finished{engine: &e}) }
 
 // Suspensions lists those in force.
 func (q *Queue) Suspensions() []Suspension {

@@ -164,7 +164,9 @@ func (q *Queue) encode(f *finished, o *Options, now time.Time, changes []byte, e
 	key, route := it.changeKey(), it.queue.route
 	q.mu.Unlock()
 	c := spool.Change{Kind: spool.ChangeEnded, ID: key.ID, Queue: key.Queue, Due: key.Due}
-	if out.Kind == mail.Deferred || out.Kind == mail.Ambiguous {
+	switch out.Kind {
+	case mail.Delivered, mail.Bounced, mail.Moved:
+	default: // an outcome that nobody filled in must not end a message either
 		rule := o.rule(it.msg, f.provider)
 		next := now.Add(rule.wait(attempts, rand.Float64()))
 		f.newDue = next.UnixMilli()
@@ -184,15 +186,17 @@ func outcomeEvent(m *mail.Message, out *mail.Outcome, attempt int, f *finished, 
 		kind = event.Delivered
 	case out.Kind == mail.Bounced:
 		kind = event.Bounced
+	case out.Kind == mail.Moved:
+		kind = event.Moved
 	}
 	e := about(m, kind, attempt, out.Started.Add(out.Took))
-	e.Provider = f.provider
+	e.Provider, e.Source = f.provider, out.Source
 	e.Host, e.Address, e.TLS, e.Session, e.Took = out.Host, out.Address, out.TLS, out.Session, out.Took
 	e.Outcome, e.Class, e.Command = out.Kind.String(), out.Class, out.Command
 	e.Code, e.Enhanced, e.Reply = out.Reply.Code, out.Reply.Enhanced, out.Reply.Text
 	e.Reason = out.Error
 	if route != nil {
-		e.Site, e.Source = route.Site, route.Source
+		e.Site = route.Site
 	}
 	if f.newDue != 0 {
 		e.NextTry = time.UnixMilli(f.newDue)

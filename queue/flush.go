@@ -89,6 +89,7 @@ func (q *Queue) awaitRoom(ctx context.Context) error {
 
 // housekeep measures free space and drops what has outlived its use.
 func (q *Queue) housekeep() {
+	q.expireReady()
 	free, err := q.spool.CheckFree()
 	if err != nil {
 		q.log.Error("free space not known", "error", err)

@@ -35,7 +35,7 @@ func newMetrics(r prometheus.Registerer, q *Queue) *metrics {
 		reportsLost: counter("godwit_queue_reports_lost_total", "Delivery reports that could not be put into the queue."),
 		outcomes:    map[mail.OutcomeKind]prometheus.Counter{},
 	}
-	for _, k := range []mail.OutcomeKind{mail.Delivered, mail.Deferred, mail.Bounced, mail.Ambiguous} {
+	for _, k := range []mail.OutcomeKind{mail.Delivered, mail.Deferred, mail.Bounced, mail.Ambiguous, mail.Moved} {
 		m.outcomes[k] = outcomes.WithLabelValues(k.String())
 	}
 	gauge := func(name, help string, f func() float64) {

@@ -23,7 +23,7 @@ import (
 // fits on a page: every message that Put took ends exactly once or is still
 // there, whatever operators do and however often the process dies. A death is
 // a copy of the volume at a quiet moment, without a flush: what is in the
-// page cache survives, so this is kill -9 and not a power cut.
+// page cache survives, so this is kill -9 and not a power cut. The gate is a fickle one.
 //
 // GODWIT_SEED reproduces one history.
 func TestRandomHistories(t *testing.T) {
@@ -72,6 +72,10 @@ type history struct {
 	gen  int
 	next int
 
+	perSite int // connections
+	gate    *fickle
+	steps   []string // so far, for the log of a failure
+
 	mu        sync.Mutex
 	took      time.Duration
 	down      map[string]bool
@@ -86,10 +90,11 @@ func newHistory(t *testing.T, seed uint64) *history {
 		suspended: map[string]string{}, byID: map[mail.ID]*wanted{}, content: map[string]mail.BodyRef{}}
 	h.o = testOptions("")
 	h.o.MaxReady, h.o.MaxInMemory = 10, 10+h.r.IntN(40)
-	h.o.Sessions, h.o.MaxPerTransaction = 1+h.r.IntN(3), 1+h.r.IntN(20)
+	h.perSite, h.o.MaxPerTransaction = 1+h.r.IntN(3), 1+h.r.IntN(20)
 	h.o.BodyMemory = units.Size(h.r.IntN(2000))
 	h.o.Retry = RetryRule{First: units.Duration(20 * time.Second), Factor: 1.5, Max: units.Duration(2 * time.Minute), Jitter: 0.3}
 	h.o.HoldMax = units.Duration(30 * time.Second)
+	h.o.MaxSessions = 1 + h.r.IntN(12)
 	return h
 }
 
@@ -101,6 +106,7 @@ func (h *history) run(steps int) {
 		synctest.Wait()
 		h.audit()
 		if h.t.Failed() {
+			h.t.Logf("steps: %v", h.steps)
 			break
 		}
 	}
@@ -114,7 +120,8 @@ func (h *history) open(dir string) {
 	h.gen++
 	h.o.Path = dir
 	w := &provider{h: h, gen: h.gen}
-	q, err := Open(context.Background(), h.o, Deps{Router: w, Deliverer: w, Fatal: func(err error) { h.t.Error(err) }})
+	h.gate = newFickle(h.t, h.r, h.perSite)
+	q, err := Open(context.Background(), h.o, Deps{Router: w, Deliverer: w, Gate: h.gate, Fatal: func(err error) { h.t.Error(err) }})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -125,7 +132,9 @@ func (h *history) close() { stop(h.t, h.q) }
 
 // step does one random thing.
 func (h *history) step() {
-	switch n := h.r.IntN(100); {
+	n := h.r.IntN(100)
+	h.steps = append(h.steps, fmt.Sprintf("%d@%s", n, time.Now().Format("15:04:05.000")))
+	switch {
 	case n < 35:
 		h.put()
 	case n < 60:
@@ -367,6 +376,34 @@ func (h *history) audit() {
 	if n := h.q.Queued(); n != waiting {
 		h.t.Errorf("%d messages queued, %d have not ended", n, waiting)
 	}
+	h.gate.check(false)
+	h.counters()
+}
+
+// counters holds the queue's counters of sessions against each other.
+func (h *history) counters() {
+	h.t.Helper()
+	h.q.mu.Lock()
+	defer h.q.mu.Unlock()
+	sessions, opening := 0, 0
+	for _, st := range h.q.sites {
+		sessions, opening = sessions+st.sessions, opening+st.opening
+		ready := 0
+		for p := range st.classes {
+			for _, f := range st.classes[p].active {
+				for _, s := range f.queues {
+					ready += s.fifo.len()
+				}
+			}
+		}
+		if st.ready != ready || st.woken < 0 || st.opening < 0 || len(st.idle)+len(st.pacing) > st.sessions || st.asked < 0 {
+			h.t.Errorf("site %s: ready %d of %d, woken %d, opening %d, %d idle, %d pacing, %d sessions, asked %d",
+				st.key, st.ready, ready, st.woken, st.opening, len(st.idle), len(st.pacing), st.sessions, st.asked)
+		}
+	}
+	if sessions > h.q.openCount || opening > h.q.opening {
+		h.t.Errorf("%d sessions of %d, %d opening of %d", sessions, h.q.openCount, opening, h.q.opening)
+	}
 }
 
 // endings lists the distinct final events.
@@ -391,10 +428,20 @@ func (h *history) settle() {
 			h.t.Error(err)
 		}
 	}
+	h.gate.mu.Lock()
+	h.gate.calm = true
+	h.gate.mu.Unlock()
 	time.Sleep(time.Hour)
 	synctest.Wait()
 	h.audit()
 	if n := h.q.Queued(); n != 0 {
 		h.t.Errorf("%d messages still queued after an hour", n)
+	}
+	h.gate.check(true)
+	h.q.mu.Lock()
+	defer h.q.mu.Unlock()
+	if q := h.q; q.openCount+q.opening+len(q.sites)+len(q.aside)+len(q.starved[0])+len(q.starved[1])+len(q.live)+len(q.names) > 0 {
+		h.t.Errorf("left behind: %d open, %d opening, %d sites, %d flows aside, %d and %d starved, %d live, %d queues",
+			q.openCount, q.opening, len(q.sites), len(q.aside), len(q.starved[0]), len(q.starved[1]), len(q.live), len(q.names))
 	}
 }

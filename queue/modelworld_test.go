@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/mail"
@@ -21,33 +22,51 @@ func (p *provider) Route(_ context.Context, m *mail.Message) (mail.Route, error)
 }
 
 // Open implements Deliverer.
-func (p *provider) Open(_ context.Context, r mail.Route) (Session, error) {
+func (p *provider) Open(_ context.Context, r mail.Route, _ Lease) (Session, error) {
 	p.h.mu.Lock()
 	defer p.h.mu.Unlock()
 	if p.h.down[r.Domain] {
 		return nil, &mail.OutcomeError{Outcome: mail.Outcome{Kind: mail.Deferred, Class: mail.ClassConnect, Started: time.Now(), Reply: mail.Reply{Code: 421}}}
+	}
+	p.h.gate.mu.Lock()
+	notTried := p.h.gate.chance(10)
+	p.h.gate.mu.Unlock()
+	if notTried {
+		return nil, fmt.Errorf("no permit: %w", mail.ErrNotTried)
 	}
 	return &visit{p: p}, nil
 }
 
 // visit is one session.
 type visit struct {
-	p *provider
-	n int
+	p     *provider
+	n     int
+	stale bool
 }
+
+// Stale is what the queue asks after Deliver.
+func (v *visit) Stale() bool { return v.stale }
 
 // Usable implements Session.
 func (v *visit) Usable() bool { return v.n < 5 }
 
 // Close implements Session.
-func (v *visit) Close() {}
+func (v *visit) Close() bool { return true }
 
 // Deliver implements Session: it checks that these messages may be attempted now, and answers by their script.
-func (v *visit) Deliver(ctx context.Context, msgs []*mail.Message) []mail.Outcome {
+func (v *visit) Deliver(ctx context.Context, msgs []*mail.Message, pass mail.Pass) []mail.Outcome {
 	h := v.p.h
 	v.n++
 	for _, m := range msgs {
 		v.check(ctx, m)
+	}
+	h.gate.mu.Lock()
+	broken := h.gate.chance(15)
+	h.gate.mu.Unlock()
+	// The peer has closed the idle session, or the permit is not to be had.
+	if v.stale = v.n > 1 && broken || pass != nil && pass.Use(ctx) != nil; v.stale {
+		v.n = 100
+		return make([]mail.Outcome, len(msgs)) // nobody is to look at them
 	}
 	h.mu.Lock()
 	took := h.took
@@ -79,7 +98,7 @@ func (v *visit) check(ctx context.Context, m *mail.Message) {
 	switch {
 	case w.body != "" && string(data) != w.body:
 		h.t.Errorf("%v: its body is %.60q, want %.60q", m.ID, data, w.body)
-	case now.Before(w.notBefore):
+	case now.Before(w.notBefore.Truncate(time.Millisecond)): // the resolution of due times
 		h.t.Errorf("%v: attempted %v early", m.ID, w.notBefore.Sub(now))
 	case !w.deadline.IsZero() && now.After(w.deadline):
 		h.t.Errorf("%v: attempted %v after its deadline", m.ID, now.Sub(w.deadline))

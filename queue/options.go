@@ -19,8 +19,7 @@ type Options struct {
 	GroupDelay  units.Duration `toml:"group_delay" doc:"How long outcomes are collected before one write makes them durable; a crash repeats at most the deliveries of this time."`
 	IndexEvery  units.Duration `toml:"index_every" doc:"How often messages that are still waiting are written to the index."`
 
-	Sessions          int            `toml:"connections_per_site" doc:"Connections to one site at a time."`
-	MaxSessions       int            `toml:"connections" doc:"Outgoing connections in all."`
+	MaxSessions       int            `toml:"connections" doc:"Outgoing connections in all; a tenth more is kept for urgent mail, and half of them at most may be still connecting."`
 	SessionIdle       units.Duration `toml:"connection_idle" doc:"How long an idle connection to a site is kept for the next message."`
 	MaxPerTransaction int            `toml:"recipients_per_transaction" doc:"Recipients in one SMTP transaction, for copies whose bytes are equal."`
 	HoldMax           units.Duration `toml:"hold_max" doc:"Longest pause after failed connections to a site before the next is tried."`
@@ -57,7 +56,7 @@ func DefaultOptions() Options {
 	return Options{
 		Path: "/var/lib/godwit", MaxMessages: 20_000_000, MaxReady: 1000, MaxInMemory: 20_000,
 		BodyMemory: 128 << 20, GroupDelay: units.Duration(10 * time.Millisecond), IndexEvery: units.Duration(time.Second),
-		Sessions: 20, MaxSessions: 2000, SessionIdle: units.Duration(5 * time.Second), MaxPerTransaction: 100,
+		MaxSessions: 2000, SessionIdle: units.Duration(5 * time.Second), MaxPerTransaction: 100,
 		HoldMax: units.Duration(time.Minute),
 		Retry: RetryRule{First: units.Duration(5 * time.Minute), Factor: 2, Max: units.Duration(4 * time.Hour),
 			Jitter: 0.2},
@@ -78,8 +77,7 @@ func (o Options) Validate() error {
 		{o.MaxInMemory < o.MaxReady, "max_in_memory: must not be less than max_ready"},
 		{o.GroupDelay < 0 || o.GroupDelay.D() > time.Second, "group_delay: must be between 0 and 1s"},
 		{o.IndexEvery.D() < 10*time.Millisecond || o.IndexEvery.D() > time.Minute, "index_every: must be between 10ms and 1m"},
-		{o.Sessions < 1, "connections_per_site: must be positive"},
-		{o.MaxSessions < o.Sessions, "connections: must not be less than connections_per_site"},
+		{o.MaxSessions < 1, "connections: must be positive"},
 		{o.MaxPerTransaction < 1, "recipients_per_transaction: must be positive"},
 	}
 	for _, c := range checks {

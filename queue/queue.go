@@ -40,19 +40,22 @@ type Router interface {
 	Route(ctx context.Context, m *mail.Message) (mail.Route, error)
 }
 
-// Deliverer opens sessions. An error is a *mail.OutcomeError for everything that waited.
+// Deliverer opens sessions under a lease. An error is a *mail.OutcomeError for
+// what waited, or wraps mail.ErrNotTried.
 type Deliverer interface {
-	Open(ctx context.Context, r mail.Route) (Session, error)
+	Open(ctx context.Context, r mail.Route, l Lease) (Session, error)
 }
 
 // Session is one connection to a site.
 type Session interface {
 	// Deliver attempts one transaction for equal copies; outcome i is of msgs[i].
-	Deliver(ctx context.Context, msgs []*mail.Message) []mail.Outcome
+	// Pass may be nil: nothing limits messages.
+	Deliver(ctx context.Context, msgs []*mail.Message, pass mail.Pass) []mail.Outcome
 	// Usable reports whether another transaction may follow.
 	Usable() bool
-	// Close ends the session politely.
-	Close()
+	// Close ends the session politely. It reports whether the peer took leave
+	// and closed, so that it no longer counts the connection.
+	Close() (clean bool)
 }
 
 // Reporter writes a delivery report (RFC 3464) about a message. A nil batch means none is due.
@@ -63,6 +66,7 @@ type Reporter interface {
 // Deps are what a queue works with.
 type Deps struct {
 	Router     Router
+	Gate       Gate // nil: any number of connections, no limits
 	Deliverer  Deliverer
 	Reporter   Reporter // nil: no reports
 	Logger     *slog.Logger
@@ -89,14 +93,19 @@ type Queue struct {
 	stop     context.CancelFunc
 	sessions sync.WaitGroup
 	workers  sync.WaitGroup
-	refills  chan struct{} // limits concurrent refills
-	routing  chan struct{} // limits concurrent route lookups
 
 	mu         sync.Mutex
 	live       map[mail.ID]*item
 	names      map[name]*sched
 	nextID     uint32
 	sites      map[string]*site
+	toRoute    [mail.Urgent + 1][]lookup // scheduled queues that wait for a route
+	routers    int                       // lookups under way
+	toRefill   [mail.Urgent + 1][]*sched // scheduled queues whose rows are to be read
+	refillers  int                       // readers at work
+	opening    int                       // connections that are not established yet
+	asks       asks
+	aside      map[Flow][]*sched // wait for a limit of their flow's own
 	timers     timers
 	timerSet   chan struct{}
 	flushNow   chan struct{} // asks for a flush before its time
@@ -105,7 +114,8 @@ type Queue struct {
 	unindexed  []*item       // in order of registration
 	gone       goneRows      // over, but the index may still show them
 	unsettled  *plan         // a flush whose index transaction has not succeeded yet; guarded by flushMu
-	starved    []*site       // wait for one of the connections that others have
+	starved    [2][]*site    // wait for one of the connections that others have; the second list is of urgent mail
+	feeding    bool          // a timer will look again at starved
 	moved      []*item       // parked, and the index has them under another key
 	removes    []spool.Key   // rows of the index that ended or moved
 	queued     int64         // live messages, in memory and on disk
@@ -113,6 +123,7 @@ type Queue struct {
 	openCount  int // sessions in all
 	applied    seglog.Pos
 	suspended  map[string]*Suspension
+	recent     recentImports
 	actions    map[string][]byte // to be stored with the next flush
 	horizon    spool.Horizon     // what Horizon said at the last flush
 	flushed    spool.Flush       // the last one; guarded by flushMu
@@ -128,8 +139,8 @@ func Open(ctx context.Context, o Options, d Deps) (*Queue, error) {
 		d.Logger = slog.New(slog.DiscardHandler)
 	}
 	q := &Queue{d: d, log: d.Logger,
-		refills: make(chan struct{}, 4), routing: make(chan struct{}, 256),
-		live: map[mail.ID]*item{}, gone: newGoneRows(), names: map[name]*sched{}, sites: map[string]*site{},
+		aside: map[Flow][]*sched{},
+		live:  map[mail.ID]*item{}, gone: newGoneRows(), names: map[name]*sched{}, sites: map[string]*site{},
 		timerSet: make(chan struct{}, 1), flushNow: make(chan struct{}, 1), settled: make(chan struct{}), suspended: map[string]*Suspension{}, actions: map[string][]byte{}}
 	q.o.Store(&o)
 	q.ctx, q.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -150,7 +161,7 @@ func Open(ctx context.Context, o Options, d Deps) (*Queue, error) {
 // restore fills memory from what recovery found: names of queues, no rows.
 func (q *Queue) restore(r *spool.Recovery) error {
 	for _, rec := range r.Queues {
-		s := &sched{name: name{rec.Priority, rec.Tenant, rec.Stream, rec.Domain}, id: rec.ID, at: -1}
+		s := &sched{name: name{rec.Priority, rec.Tenant, rec.Stream, rec.Domain, rec.Pool}, id: rec.ID, at: -1}
 		next, err := q.spool.Index().FirstDue(rec.ID)
 		if err != nil {
 			return err
@@ -196,12 +207,15 @@ func (q *Queue) options() *Options { return q.o.Load() }
 
 // SetDeliverer wires the two ends that are built after the queue because they
 // need it: bodies come from here. Call it before Start.
-func (q *Queue) SetDeliverer(r Router, d Deliverer, rep Reporter) {
-	q.d.Router, q.d.Deliverer, q.d.Reporter = r, d, rep
+func (q *Queue) SetDeliverer(r Router, g Gate, d Deliverer, rep Reporter) {
+	q.d.Router, q.d.Gate, q.d.Deliverer, q.d.Reporter = r, g, d, rep
 }
 
 // Start begins delivery.
 func (q *Queue) Start() {
+	if q.d.Gate == nil {
+		q.d.Gate = open{}
+	}
 	for _, f := range []func(){q.finishLoop, q.timerLoop, q.flushLoop} {
 		q.workers.Go(f)
 	}
@@ -313,7 +327,7 @@ func signal(c chan struct{}) {
 
 // sched returns the scheduled queue of a message, made if need be.
 func (q *Queue) sched(m *mail.Message) *sched {
-	n := name{m.Priority, m.Tenant, m.Stream, m.Domain()}
+	n := name{m.Priority, m.Tenant, m.Stream, m.Domain(), m.Pool}
 	s := q.names[n]
 	if s == nil {
 		q.nextID++
@@ -326,7 +340,7 @@ func (q *Queue) sched(m *mail.Message) *sched {
 
 // forgetIdle drops a scheduled queue that has nothing left anywhere.
 func (q *Queue) forgetIdle(s *sched) {
-	if s.items == 0 && s.next == never && s.site == nil && !s.refilling && !s.routing && q.names[s.name] == s {
+	if s.items == 0 && s.next == never && s.site == nil && !s.refilling && !s.routing && !s.waits && q.names[s.name] == s {
 		delete(q.names, s.name)
 	}
 }

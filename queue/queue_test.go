@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 // world is what a queue under test delivers to: one site a domain, and an
 // outcome by the recipient's local part.
 type world struct {
+	perSite   int // connections
 	mu        sync.Mutex
 	delivered []string // recipients, in order
 	attempts  map[string]int
@@ -27,7 +30,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{attempts: map[string]int{}, down: map[string]bool{}, noRoute: map[string]mail.Outcome{}}
+	return &world{perSite: 20, attempts: map[string]int{}, down: map[string]bool{}, noRoute: map[string]mail.Outcome{}}
 }
 
 func (w *world) Route(_ context.Context, m *mail.Message) (mail.Route, error) {
@@ -39,7 +42,7 @@ func (w *world) Route(_ context.Context, m *mail.Message) (mail.Route, error) {
 	return mail.Route{Site: m.Domain(), Domain: m.Domain(), Hosts: []mail.Host{{Name: "mx." + m.Domain()}}, Expires: time.Now().Add(time.Hour)}, nil
 }
 
-func (w *world) Open(_ context.Context, r mail.Route) (Session, error) {
+func (w *world) Open(_ context.Context, r mail.Route, _ Lease) (Session, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.down[r.Domain] {
@@ -69,7 +72,7 @@ type fakeSession struct {
 	n int
 }
 
-func (s *fakeSession) Deliver(_ context.Context, msgs []*mail.Message) []mail.Outcome {
+func (s *fakeSession) Deliver(_ context.Context, msgs []*mail.Message, _ mail.Pass) []mail.Outcome {
 	if s.w.took > 0 {
 		time.Sleep(s.w.took)
 	}
@@ -105,10 +108,11 @@ func (w *world) outcome(m *mail.Message) mail.Outcome {
 
 func (s *fakeSession) Usable() bool { return s.n < 10 }
 
-func (s *fakeSession) Close() {
+func (s *fakeSession) Close() bool {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	s.w.open--
+	return true
 }
 
 func testOptions(dir string) Options {
@@ -121,7 +125,7 @@ func testOptions(dir string) Options {
 
 func start(t *testing.T, o Options, w *world) *Queue {
 	t.Helper()
-	q, err := Open(context.Background(), o, Deps{Router: w, Deliverer: w, Fatal: func(err error) { t.Error(err) }})
+	q, err := Open(context.Background(), o, Deps{Router: w, Deliverer: w, Gate: newBounded(w.perSite), Fatal: func(err error) { t.Error(err) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +250,7 @@ func TestFairness(t *testing.T) {
 		w := newWorld()
 		w.took = time.Second
 		o := testOptions(t.TempDir())
-		o.Sessions, o.MaxPerTransaction = 1, 1
+		w.perSite, o.MaxPerTransaction = 1, 1
 		q := start(t, o, w)
 		defer stop(t, q)
 		for i := range 300 {
@@ -273,7 +277,7 @@ func TestBacklogOnDisk(t *testing.T) {
 		w := newWorld()
 		w.took = 10 * time.Millisecond
 		o := testOptions(t.TempDir())
-		o.Sessions, o.MaxReady, o.MaxInMemory = 2, 20, 50
+		w.perSite, o.MaxReady, o.MaxInMemory = 2, 20, 50
 		q := start(t, o, w)
 		defer stop(t, q)
 		const n = 2000
@@ -498,7 +502,7 @@ func TestConnectionLimit(t *testing.T) {
 		w := newWorld()
 		w.took = time.Second
 		o := testOptions(t.TempDir())
-		o.Sessions, o.MaxSessions = 2, 3
+		w.perSite, o.MaxSessions = 2, 3
 		q := start(t, o, w)
 		defer stop(t, q)
 		for i := range 60 {
@@ -528,4 +532,51 @@ func TestRetrySchedule(t *testing.T) {
 	if got := o.rule(&mail.Message{Recipient: "a@X.test"}, ""); got.First.D() != time.Second {
 		t.Errorf("rule for the domain not chosen: %+v", got)
 	}
+}
+
+// TestHandoff: what waits goes to another queue once, also when its answers
+// are lost or it refuses, and is over here.
+func TestHandoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := newWorld(), newWorld()
+		from.setDown("later.test", true)
+		q := start(t, testOptions(t.TempDir()), from)
+		other := start(t, testOptions(t.TempDir()), to)
+		defer stop(t, q)
+		defer stop(t, other)
+		var rcpts []string
+		for i := range 300 {
+			rcpts = append(rcpts, fmt.Sprintf("r%d@later.test", i))
+		}
+		ids := inject(t, q, nil, rcpts...)
+		time.Sleep(5 * time.Second) // deferred by now
+		calls := 0
+		n, err := q.Handoff(t.Context(), Filter{All: true}, func(ctx context.Context, lines []byte, n int) error {
+			if calls++; calls == 1 {
+				return fmt.Errorf("%w: full", ErrNotTaken)
+			}
+			return nil
+		})
+		if n != 0 || !errors.Is(err, ErrNotTaken) || q.Queued() != 300 {
+			t.Fatalf("refused: moved %d, %d queued, %v", n, q.Queued(), err)
+		}
+		n, err = q.Handoff(t.Context(), Filter{All: true}, func(ctx context.Context, lines []byte, n int) error {
+			stored, known, err := other.Import(ctx, bytes.NewReader(lines))
+			if err != nil || stored+known != n {
+				t.Errorf("import: %d stored, %d known of %d: %v", stored, known, n, err)
+			}
+			if calls++; calls%2 == 1 {
+				return errors.New("answer lost")
+			}
+			return nil
+		})
+		if n != 300 || err != nil || q.Queued() != 0 {
+			t.Fatalf("moved %d, %d left: %v", n, q.Queued(), err)
+		}
+		if got := kinds(t, q, ids[7]); !strings.HasSuffix(got, "moved") {
+			t.Errorf("events here: %s", got)
+		}
+		time.Sleep(2 * time.Hour)
+		checkOnce(t, to, 300)
+	})
 }

@@ -7,20 +7,46 @@ import (
 )
 
 // site is a ready queue: everything that is due for one site (the domains that
-// share a set of mail exchangers) from one source, and the sessions to it.
+// share a set of mail exchangers) by one pool of sources, and the sessions to
+// it. Which source a session has is the gate's choice; messages take the first that is free.
 type site struct {
 	key      string
+	pool     string
+	name     string
 	provider string
 	classes  [mail.Urgent + 1]class
 	ready    int // items in the fifos of its scheduled queues
 
+	asked    int           // connections that the gate was asked for and has not given
+	askedFor mail.Priority // and for whom
+	take     func(Lease)
+
 	sessions int
-	opening  int
+	opening  int            // those of them that are not established
 	idle     []*idleSession // the last one used is the first one taken
+	woken    int            // idle ones that were woken and have not looked yet
+	pacing   []*pacing      // sessions that wait for a message permit
 	failures int            // failed opens in a row
 	hold     time.Time      // no new session before
+	holdWhy  string         // what happened at the last one
 	held     bool           // a timer will look again at hold
-	starving bool           // on the queue's list for a connection
+	starving int            // on the queue's lists for a connection, up to this one; 0: on none
+}
+
+// need is how many more sessions could take a message each.
+func (st *site) need() int { return st.ready - st.woken - st.opening - len(st.pacing) }
+
+// asker says on whose behalf the next permit is asked for.
+func (st *site) asker() (a Asker) {
+	for p := len(st.classes) - 1; p >= 0; p-- {
+		c := &st.classes[p]
+		if len(c.active) > 0 && a.Flows == 0 {
+			key := c.active[min(c.turn, len(c.active)-1)].key
+			a.Priority, a.Flow = mail.Priority(p), key.tenant+"\x00"+key.stream
+		}
+		a.Flows += len(c.active)
+	}
+	return a
 }
 
 // class is the deficit round robin over (tenant, stream) of one priority:

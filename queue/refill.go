@@ -9,32 +9,63 @@ import (
 	"github.com/godwit-mta/godwit/queue/spool"
 )
 
+// maxRefills is how many scheduled queues are read at a time.
+const maxRefills = 4
+
 // refill reads rows of s that are due from disk into memory, away from the lock.
 func (q *Queue) refill(s *sched) {
 	if s.refilling || q.ctx.Err() != nil {
 		return
 	}
 	s.refilling = true
-	room := q.room(s)
-	cursor := s.cursor
 	s.next = never  // what is noted while we read is noted anew
 	q.timers.set(s) // the heap must never hold a queue under a time that it no longer has
-	epoch := q.gone.begin()
-	q.sessions.Go(func() {
-		q.refills <- struct{}{}
-		now := time.Now().UnixMilli()
-		entries, next, err := q.spool.Index().Due(s.id, cursor, now, room)
-		<-q.refills
-		if err != nil {
-			q.fail(err)
+	q.toRefill[s.priority] = append(q.toRefill[s.priority], s)
+	if q.refillers < maxRefills {
+		q.refillers++
+		q.sessions.Go(q.refillAll)
+	}
+}
+
+// refillAll reads until no scheduled queue waits for it, for urgent mail first.
+func (q *Queue) refillAll() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		s := q.nextRefill()
+		if s == nil || q.ctx.Err() != nil {
+			q.refillers--
 			return
 		}
-		msgs, stale := q.loadAll(entries)
+		room, cursor, epoch := q.room(s), s.cursor, q.gone.begin()
+		q.mu.Unlock()
+		entries, next, err := q.spool.Index().Due(s.id, cursor, time.Now().UnixMilli(), room)
+		var msgs []*mail.Message
+		stale := false
+		if err == nil {
+			msgs, stale = q.loadAll(entries)
+		} else {
+			q.fail(err)
+		}
 		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.loaded(s, entries, msgs, next, stale)
+		if err == nil {
+			q.loaded(s, entries, msgs, next, stale)
+		}
 		q.gone.end(epoch)
-	})
+	}
+}
+
+func (q *Queue) nextRefill() *sched {
+	for p := len(q.toRefill) - 1; p >= 0; p-- {
+		if list := q.toRefill[p]; len(list) > 0 {
+			q.toRefill[p] = list[1:]
+			if len(list) == 1 {
+				q.toRefill[p] = nil
+			}
+			return list[0]
+		}
+	}
+	return nil
 }
 
 // staleAgain is when rows are read again that had moved while they were read, in milliseconds.

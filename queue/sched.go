@@ -12,6 +12,7 @@ import (
 type name struct {
 	priority               mail.Priority
 	tenant, stream, domain string
+	pool                   string // of sending sources, as the message asked for it
 }
 
 // where a message in memory is.
@@ -80,10 +81,11 @@ type sched struct {
 	site      *site
 	flow      *flow
 	suspended bool
+	waits     bool // for a limit of its flow's own, away from its site
 }
 
 func (s *sched) record() spool.QueueRecord {
-	return spool.QueueRecord{ID: s.id, Priority: s.priority, Tenant: s.tenant, Stream: s.stream, Domain: s.domain}
+	return spool.QueueRecord{ID: s.id, Priority: s.priority, Tenant: s.tenant, Stream: s.stream, Domain: s.domain, Pool: s.pool}
 }
 
 // due reports whether there is something to deliver now.
@@ -124,6 +126,16 @@ func (f *fifo) pop() *item {
 		f.ring, f.head = nil, 0
 	}
 	return it
+}
+
+// unpop puts an item before all others.
+func (f *fifo) unpop(it *item) {
+	if f.n == len(f.ring) {
+		f.grow()
+	}
+	f.head = (f.head + len(f.ring) - 1) % len(f.ring)
+	f.ring[f.head] = it
+	f.n++
 }
 
 // take empties the fifo.

@@ -20,187 +20,63 @@ func newIdleSession() *idleSession {
 	return is
 }
 
-// activate brings a scheduled queue with something due to its site, as far as
-// it is known: first the route, then rows from disk, then the competition.
-func (q *Queue) activate(s *sched) {
-	now := time.Now()
-	if s.suspended || s.site != nil || q.ctx.Err() != nil || !s.due(now.UnixMilli()) {
-		if s.at < 0 && s.site == nil && !s.suspended && s.next != never {
-			q.timers.set(s)
-		}
-		return
-	}
-	if s.route == nil || now.After(s.route.Expires) {
-		q.resolve(s)
-		return
-	}
-	if s.fifo.len() == 0 {
-		q.refill(s)
-		return
-	}
-	st := q.siteOf(s.route)
-	st.attach(s)
-	q.dispatch(st)
+// pacing is a session that waits for the permit of a message.
+type pacing struct {
+	priority mail.Priority // that it asked for
+	cancel   context.CancelFunc
+	again    bool // it is to ask anew
 }
 
-func (q *Queue) siteOf(r *mail.Route) *site {
-	key := r.Source + " " + r.Site
-	st := q.sites[key]
-	if st == nil {
-		st = &site{key: key, provider: r.Provider}
-		q.sites[key] = st
-	}
-	return st
-}
+// patience is how long an open session waits for a permit before it closes:
+// the gate gives the next connection when a permit is near.
+const patience = 30 * time.Second
 
-// resolve finds the route of a scheduled queue, away from the lock. A queue
-// whose rows are all on disk reads one first: the router wants a message.
-func (q *Queue) resolve(s *sched) {
-	if s.routing {
-		return
-	}
-	if s.fifo.len() == 0 {
-		q.refill(s)
-		return
-	}
-	s.routing = true
-	msg := s.fifo.at(0).msg
-	q.sessions.Go(func() {
-		q.routing <- struct{}{}
-		route, err := q.d.Router.Route(q.ctx, msg)
-		<-q.routing
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		s.routing = false
-		if err != nil {
-			q.unroutable(s, err)
-			return
-		}
-		s.route = &route
-		q.activate(s)
-	})
-}
-
-// unroutable gives everything ready in s the outcome that routing had.
-func (q *Queue) unroutable(s *sched, err error) {
-	if q.ctx.Err() != nil {
-		return
-	}
-	out := outcomeOf(err, mail.ClassDNS, mail.Reply{Code: 451, Enhanced: "4.4.3", Text: "route not found for now"})
-	q.finishLocked(s.fifo.take(), &out, "")
-	if s.next <= time.Now().UnixMilli() {
-		q.refill(s)
-		return
-	}
-	q.timers.set(s)
-	signal(q.timerSet)
-}
-
-// outcomeOf takes the outcome out of an error; any other error is a deferral
-// with the reply given.
-func outcomeOf(err error, class string, reply mail.Reply) mail.Outcome {
-	var oe *mail.OutcomeError
-	if errors.As(err, &oe) {
-		out := oe.Outcome
-		if out.Started.IsZero() { // decided without an attempt at a host
-			out.Started = time.Now()
-		}
-		return out
-	}
-	return mail.Outcome{Kind: mail.Deferred, Class: class, Reply: reply, Started: time.Now(), Error: err.Error()}
-}
-
-// dispatch gives a site with something ready the sessions it may have.
-func (q *Queue) dispatch(st *site) {
-	if q.ctx.Err() != nil {
-		return
-	}
-	ready := st.ready
-	for ready > 0 && len(st.idle) > 0 {
-		last := len(st.idle) - 1
-		is := st.idle[last]
-		st.idle = st.idle[:last]
-		is.wake <- struct{}{}
-		ready--
-	}
-	o := q.options()
-	if hold := time.Until(st.hold); hold > 0 && ready > 0 {
-		q.holdFor(st, hold)
-		return
-	}
-	for ready > st.opening && st.sessions < o.Sessions && q.openCount < o.MaxSessions {
-		st.sessions++
-		st.opening++
-		q.openCount++
-		q.sessions.Go(func() { q.session(st) })
-	}
-	if st.ready > 0 && st.sessions == 0 && !st.starving {
-		st.starving = true
-		q.starved = append(q.starved, st)
-	}
-}
-
-// feed gives a connection that became free to the site that waits longest.
-func (q *Queue) feed() {
-	for len(q.starved) > 0 && q.openCount < q.options().MaxSessions {
-		st := q.starved[0]
-		q.starved = q.starved[1:]
-		st.starving = false
-		q.dispatch(st)
-	}
-}
-
-func (q *Queue) holdFor(st *site, d time.Duration) {
-	if st.held {
-		return
-	}
-	st.held = true
-	time.AfterFunc(d, func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		st.held = false
-		q.dispatch(st)
-	})
-}
-
-// session delivers to one site until it has nothing more.
-func (q *Queue) session(st *site) {
+// session is one connection to a site, from its lease to its end.
+func (q *Queue) session(st *site, l Lease) {
 	defer q.leave(st)
+	route, ok := q.firstRoute(st)
+	if !ok {
+		q.opened(st, false)
+		l.Close(true)
+		return
+	}
+	route = l.Route(route)
+	sess, err := q.d.Deliverer.Open(q.ctx, route, l)
+	q.opened(st, err == nil)
+	if err != nil {
+		q.openFailed(st, l, route.Source, err)
+		return
+	}
 	idle := newIdleSession()
-	group, route := q.firstGroup(st, true)
-	for group != nil {
-		sess, err := q.d.Deliverer.Open(q.ctx, route)
-		if err != nil {
-			q.openFailed(st, group, err)
-			return
+	for !revoked(l) {
+		group, pass := q.nextGroup(st, l, idle)
+		if group == nil || !q.deliver(st, l, sess, route.Source, group, pass) || !sess.Usable() {
+			break
 		}
-		q.opened(st)
-		stale, again := false, false
-		for group != nil {
-			if stale = !q.deliver(st, sess, group); stale {
-				break
-			}
-			group = nil
-			if again = !sess.Usable(); !again {
-				group = q.nextGroup(st, idle)
-			}
-		}
-		sess.Close()
-		switch {
-		case stale:
-			route = q.routeOf(group)
-		case again:
-			group, route = q.firstGroup(st, false)
-		default:
-			return
-		}
+	}
+	l.Close(sess.Close())
+}
+
+func revoked(l Lease) bool {
+	select {
+	case <-l.Revoked():
+		return true
+	default:
+		return false
 	}
 }
 
-func (q *Queue) routeOf(group []*item) mail.Route {
+// opened notes that an open session, or none, came of an attempt.
+func (q *Queue) opened(st *site, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return *group[0].queue.route
+	st.opening--
+	q.opening--
+	if ok {
+		st.failures = 0
+		st.hold = time.Time{}
+	}
+	q.feed()
 }
 
 func (q *Queue) leave(st *site) {
@@ -210,43 +86,55 @@ func (q *Queue) leave(st *site) {
 	q.openCount--
 	defer q.feed()
 	if st.sessions == 0 && st.ready == 0 && st.failures == 0 {
-		delete(q.sites, st.key)
+		q.forget(st)
 		return
 	}
 	q.dispatch(st)
 }
 
-// firstGroup takes what a new connection is opened for.
-func (q *Queue) firstGroup(st *site, opening bool) ([]*item, mail.Route) {
+// firstRoute is the route of what goes next; false if nothing is ready any more.
+func (q *Queue) firstRoute(st *site) (mail.Route, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if opening {
-		defer func() { st.opening-- }()
+	s := q.pick(st)
+	if s == nil {
+		return mail.Route{}, false
 	}
-	group := q.take(st)
-	if group == nil {
-		return nil, mail.Route{}
-	}
-	return group, *group[0].queue.route
+	return *s.route, true
 }
 
-// take pops the next group that is still worth delivering.
-func (q *Queue) take(st *site) []*item {
-	o := q.options()
+// pick chooses the scheduled queue whose turn it is; those whose route is old look for it anew.
+func (q *Queue) pick(st *site) *sched {
 	for q.ctx.Err() == nil {
 		s := st.pick()
+		if s == nil || !time.Now().After(s.route.Expires) {
+			return s
+		}
+		st.detach(s)
+		q.activate(s)
+	}
+	return nil
+}
+
+// pop takes the next group that is still worth delivering.
+func (q *Queue) pop(st *site) []*item {
+	o := q.options()
+	for {
+		s := q.pick(st)
 		if s == nil {
 			return nil
 		}
-		if time.Now().After(s.route.Expires) {
-			st.detach(s)
-			q.activate(s)
-			continue
+		most := o.MaxPerTransaction
+		if f := st.flow(s); q.d.Gate.Limited(f) {
+			if !q.d.Gate.Admit(f, func() { q.flowReady(f) }) {
+				q.setAside(st, f)
+				continue
+			}
+			most = 1
 		}
-		group := st.group(s, o.MaxPerTransaction)
+		group := st.group(s, most)
 		q.topUp(st, s, o)
-		now := time.Now()
-		group = q.dropOver(group, st.provider, o, now)
+		group = q.dropOver(group, st.provider, o, time.Now())
 		if len(group) > 0 {
 			for _, it := range group {
 				it.place = placeFlight
@@ -254,7 +142,25 @@ func (q *Queue) take(st *site) []*item {
 			return group
 		}
 	}
-	return nil
+}
+
+// putBack returns a group to the head of its queue: nothing of it reached the provider.
+func (q *Queue) putBack(group []*item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := len(group) - 1; i >= 0; i-- {
+		it := group[i]
+		it.place = placeReady
+		it.queue.fifo.unpop(it)
+		if it.queue.site != nil {
+			it.queue.site.ready++
+		}
+	}
+	if s := group[0].queue; s.site == nil {
+		q.activate(s)
+	} else {
+		q.dispatch(s.site)
+	}
 }
 
 // topUp reads more rows when the fifo runs low, and ends s's competition when
@@ -270,67 +176,104 @@ func (q *Queue) topUp(st *site, s *sched, o *Options) {
 	}
 }
 
-// dropOver finishes messages past their life or deadline.
-func (q *Queue) dropOver(group []*item, provider string, o *Options, now time.Time) []*item {
-	kept := group[:0:len(group)]
-	for _, it := range group {
-		reason, yes := over(it.msg, o.rule(it.msg, provider).expiry(it.msg), now)
-		if !yes {
-			kept = append(kept, it)
+// nextGroup takes the next group for an open session, waiting a while for one
+// and, where messages are limited, for a permit. Nil when the session should end.
+func (q *Queue) nextGroup(st *site, l Lease, is *idleSession) ([]*item, mail.Pass) {
+	paced := l.Paced()
+	for {
+		q.mu.Lock()
+		if q.ctx.Err() != nil {
+			q.mu.Unlock()
+			return nil, nil
+		}
+		if !paced {
+			if group := q.pop(st); group != nil {
+				q.mu.Unlock()
+				return group, nil
+			}
+		}
+		if !paced || st.ready == 0 {
+			q.tidy(st)
+			if q.wanted() {
+				q.mu.Unlock()
+				return nil, nil
+			}
+			st.idle = append(st.idle, is)
+			q.mu.Unlock()
+			if !q.awaitReady(st, l, is) {
+				return nil, nil
+			}
 			continue
 		}
-		out := expiredOutcome(it.msg, reason, now)
-		q.finishLocked([]*item{it}, &out, provider)
-	}
-	return kept
-}
-
-func expiredOutcome(m *mail.Message, reason string, now time.Time) mail.Outcome {
-	text := reason
-	if m.LastReply != "" {
-		text += "; last reply: " + m.LastReply
-	}
-	return mail.Outcome{Kind: mail.Bounced, Class: mail.ClassExpired, Started: now,
-		Reply: mail.Reply{Code: 554, Enhanced: "5.4.7", Text: text}}
-}
-
-// nextGroup takes the next group for an open session, waiting a while for one.
-func (q *Queue) nextGroup(st *site, is *idleSession) []*item {
-	q.mu.Lock()
-	group := q.take(st)
-	if group != nil || q.ctx.Err() != nil {
-		q.mu.Unlock()
-		return group
-	}
-	st.idle = append(st.idle, is)
-	q.mu.Unlock()
-	defer is.timer.Stop()
-	for {
-		is.timer.Reset(q.options().SessionIdle.D())
-		select {
-		case <-is.wake:
-		case <-is.timer.C:
-			if q.unidle(st, is) {
-				return nil
-			}
-			<-is.wake // it was woken in the same moment
-		case <-q.ctx.Done():
-			q.unidle(st, is)
-			return nil
+		pass, ok := q.awaitSlot(st, l) // gives the lock back
+		if !ok {
+			return nil, nil
+		}
+		if pass == nil {
+			continue // something more urgent came
 		}
 		q.mu.Lock()
-		group := q.take(st)
-		if group == nil && q.ctx.Err() == nil {
-			st.idle = append(st.idle, is) // another session was faster
-			q.mu.Unlock()
+		group := q.pop(st)
+		q.mu.Unlock()
+		if group == nil {
+			l.Drop(pass)
 			continue
 		}
-		q.mu.Unlock()
-		return group
+		if len(group) > 1 {
+			pass.Charge(len(group) - 1)
+		}
+		return group, pass
 	}
 }
 
-// unidle takes a session off the idle list; false if it was not on it.
+// glance is how often an idle session looks whether its connection is wanted elsewhere.
+const glance = 250 * time.Millisecond
+
+// awaitReady waits until the site has something; false when the session should end.
+func (q *Queue) awaitReady(st *site, l Lease, is *idleSession) bool {
+	defer is.timer.Stop()
+	until := time.Now().Add(q.options().SessionIdle.D())
+	for {
+		wait := time.Until(until)
+		if l.Contended() || wait <= 0 {
+			return !q.unidle(st, is)
+		}
+		is.timer.Reset(min(wait, glance))
+		select {
+		case <-is.wake:
+			q.awake(st)
+			return true
+		case <-is.timer.C:
+			if q.wantedNow() {
+				return !q.unidle(st, is)
+			}
+		case <-l.Revoked():
+			return !q.unidle(st, is)
+		case <-q.ctx.Done():
+			q.unidle(st, is)
+			return false
+		}
+	}
+}
+
+// wanted reports whether sites wait for a connection while all are in use: then none may idle.
+func (q *Queue) wanted() bool {
+	return len(q.starved[starvedBulk])+len(q.starved[starvedUrgent]) > 0 && q.openCount >= q.options().MaxSessions
+}
+
+func (q *Queue) wantedNow() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.wanted()
+}
+
+func (q *Queue) awake(st *site) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	st.woken--
+}
+
+// unidle takes a session off the idle list; false if it was woken in the same moment.
 func (q *Queue) unidle(st *site, is *idleSession) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -340,42 +283,105 @@ func (q *Queue) unidle(st *site, is *idleSession) bool {
 			return true
 		}
 	}
+	<-is.wake
+	st.woken--
 	return false
 }
 
-func (q *Queue) opened(st *site) {
+// awaitSlot waits for the permit of a message. It is called with the lock and
+// returns without it. No pass and true: ask again; false: the session should end.
+func (q *Queue) awaitSlot(st *site, l Lease) (mail.Pass, bool) {
+	a := st.asker()
+	ctx, cancel := context.WithTimeout(q.ctx, patience)
+	defer cancel()
+	p := &pacing{priority: a.Priority, cancel: cancel}
+	st.pacing = append(st.pacing, p)
+	q.mu.Unlock()
+	pass, err := l.Slot(ctx, a)
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	st.failures = 0
-	st.hold = time.Time{}
+	for i, other := range st.pacing {
+		if other == p {
+			st.pacing = append(st.pacing[:i], st.pacing[i+1:]...)
+			break
+		}
+	}
+	again := p.again
+	q.mu.Unlock()
+	if err != nil {
+		return nil, again && q.ctx.Err() == nil
+	}
+	return pass, true
 }
 
-// openFailed gives everything that is ready for the site the outcome of the
-// failed open, and pauses before the next.
-func (q *Queue) openFailed(st *site, group []*item, err error) {
+// stale is what a session may say after Deliver: nothing of it reached the
+// peer, which had closed the idle connection before, or the permit was not to be had.
+type stale interface{ Stale() bool }
+
+// deliver hands a group to the session and its outcomes to finish. It is false
+// if the session is of no use any more.
+func (q *Queue) deliver(st *site, l Lease, sess Session, source string, group []*item, pass mail.Pass) bool {
+	msgs := make([]*mail.Message, len(group))
+	for i, it := range group {
+		msgs[i] = it.msg
+	}
+	// A transaction under way is finished even when the queue stops.
+	outcomes := sess.Deliver(context.WithoutCancel(q.ctx), msgs, pass)
+	if pass != nil {
+		l.Drop(pass) // unless it was used: an attempt may end before MAIL
+	}
+	if s, ok := sess.(stale); ok && s.Stale() {
+		q.putBack(group)
+		return false
+	}
+	for i := range outcomes {
+		outcomes[i].Source = source
+	}
+	l.Judge(msgs, outcomes)
+	q.finish(group, outcomes, st.provider)
+	return true
+}
+
+// openFailed deals with an attempt from which no session came. When another
+// source may try, or nothing was tried at all, messages wait on; else all
+// that is ready for the site has the outcome, and the site a pause.
+func (q *Queue) openFailed(st *site, l Lease, source string, err error) {
+	another := l.Failed(err) || errors.Is(err, mail.ErrNotTried)
+	defer l.Close(false)
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.ctx.Err() != nil {
-		for _, it := range group {
-			it.place = placeParked // delivery goes on after the next start
-		}
+	if q.ctx.Err() != nil || another {
+		q.mu.Unlock()
 		return
 	}
+	group := q.pop(st)
+	q.mu.Unlock()
 	out := outcomeOf(err, mail.ClassConnect, mail.Reply{Code: 421, Enhanced: "4.4.1", Text: "no connection to the site"})
+	out.Source = source
+	if len(group) > 0 {
+		judged := []mail.Outcome{out}
+		l.Judge([]*mail.Message{group[0].msg}, judged)
+		out = judged[0]
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.finishLocked(group, &out, st.provider)
+	if st.sessions > st.opening+1 {
+		return // others are at work: the site takes mail
+	}
+	q.pause(st, &out)
+}
+
+// pause gives all that is ready an outcome and holds the site for a time that grows with each failure.
+func (q *Queue) pause(st *site, out *mail.Outcome) {
 	st.failures++
-	pause := min(time.Second<<min(st.failures-1, 10), q.options().HoldMax.D())
-	st.hold = time.Now().Add(pause)
-	provider := st.provider
-	q.finishLocked(group, &out, provider)
+	d := min(time.Second<<min(st.failures-1, 10), q.options().HoldMax.D())
+	st.hold, st.holdWhy = time.Now().Add(d), holdReason(out)
 	left := st.takeAll()
 	for _, it := range left {
 		q.timers.set(it.queue) // it competes no more; what it has on disk must wake it
 	}
 	signal(q.timerSet)
-	q.finishLocked(left, &out, provider)
-	if st.failures > 0 && st.sessions == 1 {
-		q.forgetAfter(st, pause)
-	}
+	q.finishLocked(left, out, st.provider)
+	q.forgetAfter(st, d)
 }
 
 // forgetAfter drops a failed site's memory when nothing came for it for a while.
@@ -383,28 +389,8 @@ func (q *Queue) forgetAfter(st *site, pause time.Duration) {
 	time.AfterFunc(pause+time.Minute, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if q.sites[st.key] == st && st.sessions == 0 && st.ready == 0 && time.Now().After(st.hold) {
-			delete(q.sites, st.key)
+		if st.sessions == 0 && st.ready == 0 && time.Now().After(st.hold) {
+			q.forget(st)
 		}
 	})
-}
-
-// stale is what a session may say after Deliver: nothing of it reached the
-// peer, which had closed the idle connection before.
-type stale interface{ Stale() bool }
-
-// deliver hands a group to the session and its outcomes to finish. It is
-// false if the session was stale: the same messages may go at once on another.
-func (q *Queue) deliver(st *site, sess Session, group []*item) bool {
-	msgs := make([]*mail.Message, len(group))
-	for i, it := range group {
-		msgs[i] = it.msg
-	}
-	// A transaction under way is finished even when the queue stops.
-	outcomes := sess.Deliver(context.WithoutCancel(q.ctx), msgs)
-	if s, ok := sess.(stale); ok && s.Stale() && q.ctx.Err() == nil {
-		return false
-	}
-	q.finish(group, outcomes, st.provider)
-	return true
 }

@@ -128,6 +128,12 @@ func (a *admin) explain(err error) error {
 	return err
 }
 
+// notConfigured reports whether the server has no such thing.
+func notConfigured(err error) bool {
+	var problem *wire.Problem
+	return errors.As(err, &problem) && problem.Status == http.StatusNotImplemented
+}
+
 func (a *admin) explainProblem(p *wire.Problem) error {
 	switch p.Status {
 	case http.StatusUnauthorized:

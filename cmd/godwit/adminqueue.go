@@ -10,16 +10,25 @@ import (
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/mta"
 	"github.com/godwit-mta/godwit/mta/adminapi"
 	"github.com/godwit-mta/godwit/queue"
 )
 
 // adminQueue shows the queue to the admin API in the API's own words.
-type adminQueue struct{ q *queue.Queue }
+type adminQueue struct {
+	q      *queue.Queue
+	shared *mta.Shared
+}
+
+// filterOf says a filter in the queue's words.
+func filterOf(f adminapi.Filter) queue.Filter {
+	return queue.Filter{Message: f.Message, Tenant: f.Tenant, Stream: f.Stream, Domain: f.Domain, Site: f.Site, Recipient: f.Recipient, All: f.All}
+}
 
 // Queues implements adminapi.Inspector.
 func (a adminQueue) Queues(_ context.Context, f adminapi.Filter) ([]adminapi.QueueInfo, error) {
-	list, err := a.q.List(queue.Filter(f))
+	list, err := a.q.List(filterOf(f))
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +45,7 @@ func (a adminQueue) Queues(_ context.Context, f adminapi.Filter) ([]adminapi.Que
 
 // Messages implements adminapi.Inspector.
 func (a adminQueue) Messages(ctx context.Context, f adminapi.Filter, each func(adminapi.Waiting) bool) error {
-	return a.q.Messages(ctx, queue.Filter(f), func(w queue.Waiting) bool { return each(adminapi.Waiting(w)) })
+	return a.q.Messages(ctx, filterOf(f), func(w queue.Waiting) bool { return each(adminapi.Waiting(w)) })
 }
 
 // Message implements adminapi.Inspector.
@@ -60,7 +69,7 @@ func (a adminQueue) Body(ctx context.Context, id mail.ID) (mail.BodyKind, []byte
 
 // Suspend implements adminapi.Suspender.
 func (a adminQueue) Suspend(_ context.Context, f adminapi.Filter, until time.Time, reason string) (adminapi.Suspension, error) {
-	x, err := a.q.Suspend(queue.Filter(f), until, reason)
+	x, err := a.shared.Suspend(filterOf(f), until, reason)
 	return suspensionOf(x), err
 }
 
@@ -75,25 +84,26 @@ func (a adminQueue) Suspensions(context.Context) ([]adminapi.Suspension, error) 
 }
 
 func suspensionOf(x queue.Suspension) adminapi.Suspension {
-	return adminapi.Suspension{ID: x.ID, Filter: adminapi.Filter(x.Filter), Until: x.Until, Reason: x.Reason, Created: x.Created}
+	return adminapi.Suspension{ID: x.ID, Filter: adminapi.Filter{Message: x.Filter.Message, Tenant: x.Filter.Tenant, Stream: x.Filter.Stream,
+		Domain: x.Filter.Domain, Site: x.Filter.Site, Recipient: x.Filter.Recipient, All: x.Filter.All}, Until: x.Until, Reason: x.Reason, Created: x.Created}
 }
 
 // Resume implements adminapi.Suspender.
-func (a adminQueue) Resume(_ context.Context, id string) error { return a.q.Resume(id) }
+func (a adminQueue) Resume(_ context.Context, id string) error { return a.shared.Resume(id) }
 
 // Bounce implements adminapi.Changer.
 func (a adminQueue) Bounce(ctx context.Context, f adminapi.Filter, reason string) (int, error) {
-	return a.q.Bounce(ctx, queue.Filter(f), reason)
+	return a.shared.Bounce(ctx, filterOf(f), reason)
 }
 
 // Retry implements adminapi.Changer.
 func (a adminQueue) Retry(ctx context.Context, f adminapi.Filter) (int, error) {
-	return a.q.Retry(ctx, queue.Filter(f))
+	return a.shared.Retry(ctx, filterOf(f))
 }
 
 // Export implements adminapi.Mover.
 func (a adminQueue) Export(ctx context.Context, f adminapi.Filter, w io.Writer) (int, error) {
-	return a.q.Export(ctx, queue.Filter(f), w)
+	return a.q.Export(ctx, filterOf(f), w)
 }
 
 // Import implements adminapi.Mover.

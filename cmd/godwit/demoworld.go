@@ -89,6 +89,9 @@ func demoSink(keys []demoKey) sink.Options {
 // writeConfig writes godwit.toml and returns the API key of the HTTP sources.
 func (d *demo) writeConfig(keys []demoKey) (apiKey string, err error) {
 	apiKey = rand.Text()
+	if err := os.WriteFile(d.path("rules.toml"), []byte("version = 1\n\n[default]\nconnections = 8\n"), 0o600); err != nil {
+		return "", err
+	}
 	sum := sha256.Sum256([]byte(apiKey))
 	var b strings.Builder
 	fmt.Fprintf(&b, `# written by godwit demo
@@ -105,7 +108,6 @@ listen = [%q]
 
 [queue]
 path = %q
-connections_per_site = 8
 
 [queue.retry]       # minutes in real life
 first = "1s"
@@ -141,12 +143,16 @@ servers = [%q]
 [route]
 port = %d           # of the simulated providers, instead of 25
 
+[throttle]          # the simulated providers have limits of their own
+packs = []
+files = [%q]
+
 [dkim]
 check_dns = true
 
 [events_file]
 path = %q
-`, "unix:"+d.path("admin.sock"), d.path("spool"), hex.EncodeToString(sum[:]), d.sink.DNSAddr(), d.sink.Port(), d.path("events.ndjson"))
+`, "unix:"+d.path("admin.sock"), d.path("spool"), hex.EncodeToString(sum[:]), d.sink.DNSAddr(), d.sink.Port(), d.path("rules.toml"), d.path("events.ndjson"))
 	for _, p := range demoProviders() {
 		suffixes := []string{p.Name + "." + demoZone}
 		if p.DeadMX {

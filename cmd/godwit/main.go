@@ -25,10 +25,16 @@ const (
 // cli is every command.
 type cli struct {
 	Serve      serveCmd      `cmd:"" help:"Run the server with every role." group:"Server"`
+	Proxy      proxyCmd      `cmd:"" help:"Run a proxy of sending addresses, or configure a foreign one." group:"Server"`
 	Demo       demoCmd       `cmd:"" help:"Run sink, engine and load for half a minute and reconcile their books." group:"Server"`
 	Reload     reloadCmd     `cmd:"" help:"Make a running server read its configuration again." group:"Server"`
 	Config     configCmd     `cmd:"" help:"Check or print configuration." group:"Server"`
 	Queue      queueCmd      `cmd:"" help:"Look at and act on the queue of a running server." group:"Operation"`
+	Explain    explainCmd    `cmd:"" help:"Tell how mail goes, and why it does not." group:"Operation"`
+	Throttles  throttlesCmd  `cmd:"" help:"Look at limits; suspend, slow and lift." group:"Operation"`
+	Pools      poolsCmd      `cmd:"" help:"List pools, sources and proxies with their health." group:"Operation"`
+	Cluster    clusterCmd    `cmd:"" help:"List the members of the cluster, or make its key." group:"Operation"`
+	Import     importCmd     `cmd:"" help:"Translate the configuration of another mail server." group:"Operation"`
 	DKIM       dkimCmd       `cmd:"" name:"dkim" help:"Make DKIM keys." group:"Operation"`
 	Sink       sinkCmd       `cmd:"" help:"Play the mailbox providers: a simulator with its own DNS server." group:"Testing"`
 	Load       loadCmd       `cmd:"" help:"Inject mail at a given rate and keep the books." group:"Testing"`

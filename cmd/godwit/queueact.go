@@ -48,13 +48,16 @@ func (c *queueSuspensionsCmd) Run(e *env) error {
 	if c.JSON {
 		return show.JSON(e.out, adminapi.SuspensionsResponse{Suspensions: list})
 	}
-	now := time.Now()
+	show.New(e.out).Table(suspensionTable(list, time.Now()))
+	return nil
+}
+
+func suspensionTable(list []adminapi.Suspension, now time.Time) *show.Table {
 	t := &show.Table{Empty: "nothing is suspended", Columns: []show.Column{{Name: "id"}, {Name: "what"}, {Name: "since"}, {Name: "ends"}, {Name: "reason", Grow: true}}}
 	for _, x := range list {
 		t.Add(x.ID, filterText(x.Filter), show.When(x.Created, now), show.When(x.Until, now), x.Reason)
 	}
-	show.New(e.out).Table(t)
-	return nil
+	return t
 }
 
 func filterText(f adminapi.Filter) string {
@@ -72,13 +75,16 @@ func filterText(f adminapi.Filter) string {
 
 type queueSuspendCmd struct {
 	adminFlags
-	Tenant string         `placeholder:"NAME" help:"This tenant; * and ? match any." group:"Filter"`
-	Stream string         `placeholder:"NAME" help:"This stream." group:"Filter"`
-	Domain string         `placeholder:"NAME" help:"This recipient domain." group:"Filter"`
-	Site   string         `placeholder:"NAME" help:"This site." group:"Filter"`
-	All    bool           `help:"Really everything." group:"Filter"`
-	For    units.Duration `placeholder:"TIME" help:"Go on by itself after this time, such as 30m or 2d; until resumed by default."`
-	Reason string         `placeholder:"TEXT" help:"Why, for others to read."`
+	Tenant   string         `placeholder:"NAME" help:"This tenant; * and ? match any." group:"Filter"`
+	Stream   string         `placeholder:"NAME" help:"This stream." group:"Filter"`
+	Domain   string         `placeholder:"NAME" help:"This recipient domain." group:"Filter"`
+	Site     string         `placeholder:"NAME" help:"This site." group:"Filter"`
+	Source   string         `placeholder:"NAME" help:"Only from this source; then names are exact and it holds in the whole cluster, as godwit throttles suspend." group:"Filter"`
+	Pool     string         `placeholder:"NAME" help:"Only from this pool; likewise." group:"Filter"`
+	Provider string         `placeholder:"NAME" help:"Only to this provider; likewise." group:"Filter"`
+	All      bool           `help:"Really everything." group:"Filter"`
+	For      units.Duration `placeholder:"TIME" help:"Go on by itself after this time, such as 30m or 2d; until resumed by default."`
+	Reason   string         `placeholder:"TEXT" help:"Why, for others to read."`
 }
 
 // Help teaches by example.
@@ -88,11 +94,15 @@ func (queueSuspendCmd) Help() string {
 Examples:
   godwit queue suspend --domain example.com --for 1h --reason 'they have a problem'
   godwit queue suspend --tenant acme --stream spring-sale
+  godwit queue suspend --source s1 --provider google --for 2h
   godwit queue suspend --all`
 }
 
 // Run suspends.
 func (c *queueSuspendCmd) Run(e *env) error {
+	if c.Source+c.Pool+c.Provider != "" {
+		return c.order(e)
+	}
 	f, err := (&actionFlags{filterFlags: filterFlags{Tenant: c.Tenant, Stream: c.Stream, Domain: c.Domain, Site: c.Site}, All: c.All}).filter()
 	if err != nil {
 		return err
@@ -122,6 +132,20 @@ func (c *queueSuspendCmd) Run(e *env) error {
 	}
 	_, err = fmt.Fprintf(e.out, "suspended %s %s\nto end it: godwit queue resume %s\n", show.Clean(filterText(x.Filter)), end, x.ID)
 	return err
+}
+
+// order suspends what queues do not know of: sources, pools and providers.
+func (c *queueSuspendCmd) order(e *env) error {
+	if c.All {
+		return usageError{errors.New("--all does not go with other filters")}
+	}
+	f := orderFlags{Stream: c.Stream, For: c.For, Reason: c.Reason,
+		scopeFlags: scopeFlags{Source: c.Source, Pool: c.Pool, Tenant: c.Tenant, Provider: c.Provider, Site: c.Site, Domain: c.Domain}}
+	r, err := f.request(adminapi.ActionSuspend)
+	if err != nil {
+		return err
+	}
+	return c.set(e, r)
 }
 
 type queueResumeCmd struct {
@@ -327,30 +351,6 @@ func (c *queueImportCmd) Run(e *env) error {
 	_, err = fmt.Fprintf(e.out, "stored %s; %d were in the queue before\n", show.Plural(int64(done.Stored), "message"), done.Known)
 	return err
 }
-
-type queueDrainCmd struct{ adminFlags }
-
-// Help teaches by example.
-func (queueDrainCmd) Help() string {
-	return `SMTP clients get 421, HTTP clients 503, /readyz fails; delivery goes on.
-
-Example:
-  godwit queue drain && godwit queue stats`
-}
-
-// Run drains.
-func (c *queueDrainCmd) Run(e *env) error { return c.drain(e, true) }
-
-type queueUndrainCmd struct{ adminFlags }
-
-// Help teaches by example.
-func (queueUndrainCmd) Help() string {
-	return `Example:
-  godwit queue undrain`
-}
-
-// Run takes mail again.
-func (c *queueUndrainCmd) Run(e *env) error { return c.drain(e, false) }
 
 func (f *adminFlags) drain(e *env, on bool) error {
 	a, err := f.client()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -61,14 +62,16 @@ func (c *serveCmd) Run(e *env) error {
 
 // server is a running set of roles.
 type server struct {
-	path   string
-	grace  time.Duration
-	log    *slog.Logger
-	level  *slog.LevelVar
-	engine *mta.Engine
-	admin  *adminapi.Server
-	ops    *debugz.Server
-	fatal  chan error
+	path    string
+	grace   time.Duration
+	log     *slog.Logger
+	level   *slog.LevelVar
+	engine  *mta.Engine
+	admin   *adminapi.Server
+	adminAt atomic.Pointer[string] // where other nodes reach it
+	proxy   *proxyRole             // nil: not in this process
+	ops     *debugz.Server
+	fatal   chan error
 
 	started time.Time
 
@@ -97,7 +100,7 @@ func (s *server) start(ctx context.Context, f *config.File) (err error) {
 		return usageError{err}
 	}
 	s.engine, err = mta.New(ctx, o, mta.Deps{Version: version(), Logger: s.log, Registerer: registry,
-		Fatal: func(err error) { s.fatal <- err }})
+		Fatal: func(err error) { s.fatal <- err }, Admin: s.advertised, Give: give})
 	if err != nil {
 		return err
 	}
@@ -115,11 +118,27 @@ func (s *server) start(ctx context.Context, f *config.File) (err error) {
 	if err = s.startAdmin(); err != nil {
 		return err
 	}
+	if err = s.startProxy(ctx, registry); err != nil {
+		return err
+	}
 	if err = s.engine.Start(); err != nil {
 		return err
 	}
 	s.log.Info("serving", "hostname", o.Hostname, "config", s.path, "digest", f.Digest(), "version", version())
 	return nil
+}
+
+// startProxy runs the proxy role beside the engine, if it has listeners.
+func (s *server) startProxy(ctx context.Context, registry *prometheus.Registry) (err error) {
+	if len(s.file.Proxy.Listeners) == 0 {
+		return nil
+	}
+	// The engine has links of its own in the same registry.
+	apart := prometheus.WrapRegistererWithPrefix("proxy_", registry)
+	if s.proxy, err = newProxyRole(s.file.Proxy, s.engine.Cluster().Token("link"), s.log, apart); err != nil {
+		return usageError{fmt.Errorf("proxy.%w", err)}
+	}
+	return s.proxy.start(ctx)
 }
 
 func (s *server) startOps(registry *prometheus.Registry) error {
@@ -129,13 +148,33 @@ func (s *server) startOps(registry *prometheus.Registry) error {
 }
 
 func (s *server) startAdmin() (err error) {
-	q := adminQueue{s.engine.Queue()}
+	q := adminQueue{s.engine.Queue(), s.engine.Shared()}
+	e := adminEgress{s.engine.Gate(), s.engine.Records()}
 	s.admin, err = adminapi.New(s.file.Admin, adminapi.Deps{Inspector: q, Suspender: q, Changer: q, Mover: q, Node: adminNode{s},
-		Level: s.level, Version: version(), Logger: s.log})
+		Explainer: adminExplain{e, q, s.engine.Router()}, Egress: e, Orders: e, Cluster: adminCluster{s.engine}, Handoff: adminHandoff{s.engine.Handoff()},
+		PeerToken: s.engine.Cluster().Token("admin"), Level: s.level, Version: version(), Logger: s.log})
 	if err != nil {
 		return err
 	}
-	return s.admin.Start()
+	if err := s.admin.Start(); err != nil {
+		return err
+	}
+	s.advertise(s.file)
+	return nil
+}
+
+// advertise chooses the address that other nodes are told.
+func (s *server) advertise(f *config.File) {
+	address := f.Admin.Advertised(s.admin.Addrs(), loopback(f.Cluster.Bind))
+	s.adminAt.Store(&address)
+}
+
+// advertised is where other nodes reach the admin API; "" while they do not.
+func (s *server) advertised() string {
+	if p := s.adminAt.Load(); p != nil {
+		return *p
+	}
+	return ""
 }
 
 // wait blocks until the server is told to stop, reloading on SIGHUP.
@@ -169,6 +208,9 @@ func (s *server) stop() error {
 		errs = append(errs, s.admin.Stop(ctx))
 	}
 	errs = append(errs, s.engine.Stop(ctx))
+	if s.proxy != nil {
+		errs = append(errs, s.proxy.drain(ctx))
+	}
 	if s.ops != nil {
 		errs = append(errs, s.ops.Stop(ctx))
 	}
@@ -193,6 +235,7 @@ func (s *server) Reload() error {
 	if err := s.admin.Reload(f.Admin); err != nil {
 		return fmt.Errorf("admin.%w", err)
 	}
+	s.advertise(f)
 	_ = s.level.UnmarshalText([]byte(f.Log.Level)) // checked by Load
 	if f.Ops != s.file.Ops || f.Log.Format != s.file.Log.Format {
 		s.log.Warn("changed options take effect at the next start", "section", "ops, log.format")

@@ -21,7 +21,9 @@ const (
 	Expired   Kind = "expired"
 	Suspended Kind = "suspended" // an operator's or a rule's stop; Resumed ends it
 	Resumed   Kind = "resumed"
-	Gap       Kind = "gap" // events were dropped unread for want of space; GapEvents says how many
+	Moved     Kind = "moved"     // to another node of the cluster, which writes all further events
+	Throttled Kind = "throttled" // a rule or the closed loop changed how fast mail goes
+	Gap       Kind = "gap"       // events were dropped unread for want of space; GapEvents says how many
 )
 
 // Final reports whether k ends a message's life.
@@ -69,5 +71,7 @@ type Event struct {
 	Reason    string // for suspended, resumed, expired, gap
 	Filter    string // for suspended and resumed: what it matches
 	Until     time.Time
-	GapEvents int64 // for gap
+	Limit     string // for throttled: what holds now, such as "10/min" or "35 % of 100/s"
+	Rule      string // for throttled and suspended: the rule that did it
+	GapEvents int64  // for gap
 }

@@ -28,6 +28,8 @@ func Kinds() []KindDoc {
 		{Expired, "The message's retry life or deadline passed before it could be delivered. Ends the message's life."},
 		{Suspended, "An operator or a rule stopped the messages that `filter` matches, until `until`."},
 		{Resumed, "The suspension that `filter` names has ended."},
+		{Moved, "Another node of the cluster took the message over durably; further events about it are in that node's log."},
+		{Throttled, "A rule or the closed loop changed how fast mail goes from `source` to `provider` or `site`: `limit` holds from now on, for `reason`."},
 		{Gap, "Events were dropped before this reader had them, because the volume ran short or the log reached its largest size; `gap_events` says how many."},
 	}
 }
@@ -71,6 +73,8 @@ func Fields() []FieldDoc {
 		{"reason", text, "Why, in words: of a suspension, an expiry, a gap."},
 		{"filter", text, "What a suspension matches."},
 		{"until", instant, "When a suspension ends by itself."},
+		{"limit", text, "What limits mail from now on, such as `10/min` or `35 % of 100/s`."},
+		{"rule", text, "The automation rule that acted, as provider/name."},
 		{"gap_events", number, "How many events the gap stands for."},
 	}
 }

@@ -61,6 +61,8 @@ func AppendJSON(b []byte, e *Event) []byte {
 	o.text("reason", e.Reason)
 	o.text("filter", e.Filter)
 	o.instant("until", e.Until)
+	o.text("limit", e.Limit)
+	o.text("rule", e.Rule)
 	o.number("gap_events", e.GapEvents)
 	return append(o.b, '}')
 }

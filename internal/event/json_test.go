@@ -32,7 +32,7 @@ func fullEvent() Event {
 		Source: "out-1", Host: "mx1.example.com", Address: "198.51.100.7:25", TLS: "TLS1.3 AES", Session: testID(3),
 		Took: 123456 * time.Microsecond, Outcome: "deferred", Class: "smtp", Code: 451, Enhanced: "4.7.1",
 		Reply: "try \"later\"\\", Command: "RCPT", NextTry: at.Add(time.Minute), Reason: "why", Filter: "tenant=acme",
-		Until: at.Add(time.Hour), GapEvents: 7,
+		Until: at.Add(time.Hour), Limit: "10/min", Rule: "example/slow", GapEvents: 7,
 	}
 }
 
@@ -78,7 +78,7 @@ func TestEncodingEqualsFieldTable(t *testing.T) {
 
 func TestGoldenLine(t *testing.T) {
 	e := fullEvent()
-	const want = `{"id":"019a0203-0405-7007-8009-0a0b0c0d0e01.2.deferred","kind":"deferred","time":"2026-11-21T01:02:03.004005006Z","message":"019a0203-0405-7007-8009-0a0b0c0d0e01","batch":"019a0203-0405-7007-8009-0a0b0c0d0e02","tenant":"acme","stream":"winter","pool":"bulk","tags":{"b":"1","a":"ü"},"reverse_path":"b+x@send.example","recipient":"ann@example.com","domain":"example.com","size":10240,"protocol":"smtp","peer":"192.0.2.1:4242","auth":"acme-key","attempt":2,"site":"mx.example.com","provider":"example","source":"out-1","host":"mx1.example.com","address":"198.51.100.7:25","tls":"TLS1.3 AES","session":"019a0203-0405-7007-8009-0a0b0c0d0e03","took_ms":123.456,"outcome":"deferred","class":"smtp","code":451,"enhanced":"4.7.1","reply":"try \"later\"\\","command":"RCPT","next_try":"2026-11-21T01:03:03.004005006Z","reason":"why","filter":"tenant=acme","until":"2026-11-21T02:02:03.004005006Z","gap_events":7}`
+	const want = `{"id":"019a0203-0405-7007-8009-0a0b0c0d0e01.2.deferred","kind":"deferred","time":"2026-11-21T01:02:03.004005006Z","message":"019a0203-0405-7007-8009-0a0b0c0d0e01","batch":"019a0203-0405-7007-8009-0a0b0c0d0e02","tenant":"acme","stream":"winter","pool":"bulk","tags":{"b":"1","a":"ü"},"reverse_path":"b+x@send.example","recipient":"ann@example.com","domain":"example.com","size":10240,"protocol":"smtp","peer":"192.0.2.1:4242","auth":"acme-key","attempt":2,"site":"mx.example.com","provider":"example","source":"out-1","host":"mx1.example.com","address":"198.51.100.7:25","tls":"TLS1.3 AES","session":"019a0203-0405-7007-8009-0a0b0c0d0e03","took_ms":123.456,"outcome":"deferred","class":"smtp","code":451,"enhanced":"4.7.1","reply":"try \"later\"\\","command":"RCPT","next_try":"2026-11-21T01:03:03.004005006Z","reason":"why","filter":"tenant=acme","until":"2026-11-21T02:02:03.004005006Z","limit":"10/min","rule":"example/slow","gap_events":7}`
 	if got := string(AppendJSON(nil, &e)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -135,7 +135,7 @@ func anyEvent() *rapid.Generator[Event] {
 			Session: id("session"), Took: time.Duration(rapid.Int64Range(-1e12, 1e12).Draw(t, "took")) * time.Microsecond,
 			Outcome: text("outcome"), Class: text("class"), Code: rapid.Int().Draw(t, "code"), Enhanced: text("enhanced"),
 			Reply: text("reply"), Command: text("command"), NextTry: when("next"), Reason: text("reason"), Filter: text("filter"),
-			Until: when("until"), GapEvents: rapid.Int64().Draw(t, "gap"),
+			Until: when("until"), Limit: text("limit"), Rule: text("rule"), GapEvents: rapid.Int64().Draw(t, "gap"),
 		}
 	})
 }

@@ -202,6 +202,10 @@ func kindCode(k Kind) byte {
 		return 7
 	case Gap:
 		return 8
+	case Moved:
+		return 9
+	case Throttled:
+		return 10
 	}
 	return 0
 }

@@ -48,6 +48,8 @@ type wire struct {
 	Reason      string    `json:"reason"`
 	Filter      string    `json:"filter"`
 	Until       time.Time `json:"until"`
+	Limit       string    `json:"limit"`
+	Rule        string    `json:"rule"`
 	GapEvents   int64     `json:"gap_events"`
 }
 
@@ -69,7 +71,7 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 		Site: w.Site, Provider: w.Provider, Source: w.Source, Host: w.Host, Address: w.Address,
 		TLS: w.TLS, Session: w.Session, Took: time.Duration(us) * time.Microsecond,
 		Outcome: w.Outcome, Class: w.Class, Code: w.Code, Enhanced: w.Enhanced, Reply: w.Reply,
-		Command: w.Command, NextTry: w.NextTry, Reason: w.Reason, Filter: w.Filter, Until: w.Until,
+		Command: w.Command, NextTry: w.NextTry, Reason: w.Reason, Filter: w.Filter, Until: w.Until, Limit: w.Limit, Rule: w.Rule,
 		GapEvents: w.GapEvents,
 	}
 	return nil

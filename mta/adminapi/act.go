@@ -18,7 +18,10 @@ const (
 	CodeLineBreak = "line_break" // a reason of more than one line
 	CodeTooLong   = "too_long"
 	CodeConfig    = "invalid_config" // the configuration file is refused; the detail says where
-	CodeImport    = "invalid_import" // a line is not what an export writes; those before it are stored
+	// CodeNothingStored stands beside the error of an import of which no message was stored, now or by an earlier call.
+	CodeNothingStored = "nothing_stored"
+
+	CodeImport = "invalid_import" // a line is not what an export writes; those before it are stored
 )
 
 // maxReason bounds a reason in bytes: it goes into replies and events.

@@ -2,6 +2,9 @@
 // resume, bounce, retry, move messages between machines, drain, reload. It
 // holds the wire types, the handlers and the client that the command line uses.
 //
+// It also explains: how mail to an address goes, and why a message has not left.
+// Whoever implements Explainer gathers facts; the sentences are derived from them here (verdict.go).
+//
 // The engine is seen through the small interfaces of Deps. Every action takes a
 // Filter, and one that names nothing is refused unless it says all. A Unix
 // socket is guarded by its file permissions; over TCP every request needs a token.

@@ -300,6 +300,7 @@ func exercise(t *testing.T, b *bundle, c *Client) {
 	check("set log level", true, c.SetLogLevel(ctx, "warn"))
 	level, err := c.LogLevel(ctx)
 	check("log level", level == "warn", err)
+	exerciseEgress(t, b, c)
 	brokenExport(t, b, c)
 }
 

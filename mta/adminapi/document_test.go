@@ -36,7 +36,9 @@ func TestDocument(t *testing.T) {
 	}
 	types := map[string]reflect.Type{}
 	for _, v := range []any{Filter{}, QueueInfo{}, QueuesResponse{}, Message{}, MessagesResponse{}, MessageResponse{}, MessageEvent{}, FilterRequest{},
-		ReasonRequest{}, SuspendRequest{}, Suspension{}, SuspensionsResponse{}, CountResponse{}, ImportResponse{}, LogLevel{}, Stats{}, Info{}, wire.Document{}, wire.Error{}} {
+		ReasonRequest{}, SuspendRequest{}, Suspension{}, SuspensionsResponse{}, CountResponse{}, ImportResponse{}, LogLevel{}, Stats{}, Info{}, wire.Document{}, wire.Error{},
+		Scope{}, Order{}, OrderRequest{}, OrdersResponse{}, Throttle{}, ThrottlesResponse{}, Source{}, DailyLimit{}, Pool{}, PoolMember{}, Proxy{}, PoolsResponse{},
+		Value{}, Path{}, Explanation{}, Wait{}, MessageExplanation{}, Member{}, ClusterResponse{}, HandoffRequest{}, HandoffTarget{}, HandoffStatus{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)
 	}
 	if a, b := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(doc.Components.Schemas)); !slices.Equal(a, b) {
@@ -69,9 +71,13 @@ func TestStatuses(t *testing.T) {
 	b := setup(t, func(o *Options) { o.AuthFailures = len(o.Tokens) * 40 })
 	id := b.engine.waiting[0].Message.ID.String()
 	body := map[string]string{PathSuspensions: `{"filter":{"domain":"x"}}`, PathLogLevel: `{"level":"info"}`,
-		PathReload: "", PathDrain: "", PathUndrain: "", PathImport: "a"}
+		PathReload: "", PathDrain: "", PathUndrain: "", PathImport: "a", PathHandoff: `{"to":["mta2"]}`,
+		PathOrders: `{"scope":{"source":"s1"},"action":"suspend"}`}
 	for _, e := range b.server.endpoints() {
 		path := strings.ReplaceAll(e.Path, "{id}", id)
+		if e.Path == PathExplain {
+			path += "?address=jo@gmail.com"
+		}
 		takes := e.Request != nil || e.RequestType != ""
 		in, ok := body[e.Path]
 		if !ok {
@@ -94,12 +100,17 @@ func TestStatuses(t *testing.T) {
 		send(strings.Repeat(" ", 2<<20))
 		send(in, "Content-Type", "text/plain")
 		if !takes {
-			b.do(e.Method, path+"?wrong=1", "")
+			b.do(e.Method, strings.ReplaceAll(e.Path, "{id}", id)+"?wrong=1", "")
 			b.do(e.Method, strings.ReplaceAll(e.Path, "{id}", "x"), "")
 		}
-		for _, err := range []error{errors.New("broken"), mail.ErrDraining} {
+		broken := []error{errors.New("broken"), mail.ErrDraining}
+		if e.ID == "startHandoff" {
+			broken = append(broken, ErrHandoff)
+		}
+		for _, err := range broken {
 			b.engine.err = err
 			b.engine.suspensions = []Suspension{{ID: id}}
+			b.egress.orders = []Order{{ID: id, Action: ActionSuspend}}
 			send(in)
 			b.engine.err = nil
 		}
@@ -107,7 +118,12 @@ func TestStatuses(t *testing.T) {
 			b.engine.suspensions = []Suspension{{ID: id}}
 			send("")
 		}
+		if e.Path == PathOrder {
+			b.egress.orders = []Order{{ID: id, Action: ActionSuspend}}
+			send("")
+		}
 	}
+	bare(t, b)
 	never := map[string]bool{ // what no engine error can cause, and what needs a slow peer or a flood
 		"getOpenAPI 500": true, "getOpenAPI 503": true, "getLogLevel 500": true, "getLogLevel 503": true,
 		"setLogLevel 500": true, "setLogLevel 503": true, "reload 500": true, "reload 503": true,
@@ -120,6 +136,21 @@ func TestStatuses(t *testing.T) {
 			if !b.seen[e.Method+" "+e.Path][r.Status] {
 				t.Errorf("%s lists %d, which never came", e.ID, r.Status)
 			}
+		}
+	}
+}
+
+// bare asks a server without egress and cluster: what is about them answers 501 and says what is missing.
+func bare(t *testing.T, b *bundle) {
+	t.Helper()
+	var err error
+	if b.server, err = New(options(), b.deps()); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range append(b.server.egressEndpoints(), b.server.clusterEndpoints()...) {
+		w := b.do(e.Method, strings.ReplaceAll(e.Path, "{id}", "x"), "")
+		if got := errorsOf(t, w)[0]; w.Code != 501 || got.Code != CodeNotConfigured || got.Detail == "" {
+			t.Errorf("%s: %d %+v", e.ID, w.Code, got)
 		}
 	}
 }

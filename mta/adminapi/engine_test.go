@@ -162,6 +162,7 @@ func options() Options {
 type bundle struct {
 	t      testing.TB
 	engine *engine
+	egress *egress
 	server *Server
 	level  *slog.LevelVar
 	seen   map[string]map[int]bool // statuses by operation
@@ -186,10 +187,18 @@ func setup(t testing.TB, change ...func(*Options)) *bundle {
 		f(&o)
 	}
 	var err error
-	if b.server, err = New(o, Deps{Inspector: b.engine, Suspender: b.engine, Changer: b.engine, Mover: b.engine, Node: b.engine, Level: b.level, Version: "test"}); err != nil {
+	b.egress = newEgress(&b.engine.err)
+	d := b.deps()
+	d.Explainer, d.Egress, d.Orders, d.Cluster, d.Handoff = b.egress, b.egress, b.egress, b.egress, b.egress
+	if b.server, err = New(o, d); err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// deps are those that no server can do without.
+func (b *bundle) deps() Deps {
+	return Deps{Inspector: b.engine, Suspender: b.engine, Changer: b.engine, Mover: b.engine, Node: b.engine, Level: b.level, Version: "test"}
 }
 
 // do makes a request with the token and holds the response to the OpenAPI document.
@@ -214,7 +223,7 @@ func (b *bundle) do(method, path, body string, header ...string) *httptest.Respo
 func (b *bundle) hold(r *http.Request, w *httptest.ResponseRecorder, body string) {
 	b.t.Helper()
 	path, doc := r.URL.Path, b.server.OpenAPI()
-	for _, known := range []string{PathMessage, PathBody, PathSuspension} {
+	for _, known := range []string{PathMessage, PathBody, PathSuspension, PathOrder, PathExplainMessage} {
 		prefix, suffix, _ := strings.Cut(known, "{id}")
 		id, ok := strings.CutPrefix(path, prefix)
 		if id, ok2 := strings.CutSuffix(id, suffix); ok && ok2 && id != "" && !strings.Contains(id, "/") {

@@ -153,7 +153,7 @@ func (s *Server) getMessage(c *call) *wire.Problem {
 	if err != nil {
 		return s.failed(c, err)
 	}
-	out := wireDetail(&detail)
+	out := WireDetail(&detail)
 	if p.header && detail.Waiting != nil {
 		kind, body, err := s.deps.Inspector.Body(c.r.Context(), id)
 		switch {

@@ -107,7 +107,14 @@ func (s *Server) postImport(c *call) *wire.Problem {
 		return nil
 	}
 	c.extend()
-	so := fmt.Sprintf("%v (stored %d before, %d were known)", err, stored, known)
+	p := s.importFailed(c, err, fmt.Sprintf("%v (stored %d before, %d were known)", err, stored, known))
+	if stored == 0 && known == 0 {
+		p.Errors = append(p.Errors, wire.Error{Code: CodeNothingStored, Title: wire.Title(CodeNothingStored), Detail: "no message of the request is here"})
+	}
+	return p
+}
+
+func (s *Server) importFailed(c *call, err error, so string) *wire.Problem {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return wire.NewProblem(http.StatusRequestTimeout, wire.CodeTimeout, so)

@@ -3,6 +3,8 @@ package adminapi
 import (
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/units"
@@ -13,6 +15,7 @@ import (
 type Options struct {
 	Listen         []string       `toml:"listen" doc:"Addresses to listen on, host:port or unix:/path; none turns the admin API off."`
 	Tokens         []Token        `toml:"tokens" doc:"Who may use it over TCP; a Unix socket needs none, its file permissions guard it."`
+	Advertise      string         `toml:"advertise" doc:"Address, host:port, at which other members of the cluster reach this API to hand messages over; empty takes the first of listen that is an address of this host."`
 	MaxRequest     units.Size     `toml:"max_request" doc:"Largest request body in bytes; imports have no limit."`
 	MaxConnections int            `toml:"max_connections" doc:"Most connections of one listener."`
 	HeaderTimeout  units.Duration `toml:"header_timeout" doc:"How long a request's header may take to arrive."`
@@ -49,6 +52,12 @@ func (o Options) Validate() error {
 			return fmt.Errorf("listen: %w", err)
 		}
 	}
+	if o.Advertise != "" {
+		host, port, err := net.SplitHostPort(o.Advertise)
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
+			return fmt.Errorf("advertise: %q is not host:port", o.Advertise)
+		}
+	}
 	for _, v := range []struct {
 		key string
 		got int64
@@ -63,6 +72,20 @@ func (o Options) Validate() error {
 	}
 	_, err := o.credentials()
 	return err
+}
+
+// Advertised is the address by which others reach the API, of those that are served; "" if there is none. A loopback
+// address counts only where the whole cluster is on loopback.
+func (o Options) Advertised(served []net.Addr, loopback bool) string {
+	if o.Advertise != "" {
+		return o.Advertise
+	}
+	for _, a := range served {
+		if t, ok := a.(*net.TCPAddr); ok && !t.IP.IsUnspecified() && (loopback || !t.IP.IsLoopback()) {
+			return t.String()
+		}
+	}
+	return ""
 }
 
 func (o Options) credentials() ([]wire.Credential, error) {

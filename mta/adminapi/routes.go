@@ -3,6 +3,7 @@ package adminapi
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/openapi"
@@ -29,6 +30,15 @@ const (
 	PathUndrain     = "/admin/v1/undrain"
 	PathLogLevel    = "/admin/v1/log-level"
 	PathOpenAPI     = "/admin/v1/openapi.json"
+
+	PathExplain        = "/admin/v1/explain"
+	PathExplainMessage = "/admin/v1/explain/message/{id}"
+	PathPools          = "/admin/v1/pools"
+	PathThrottles      = "/admin/v1/throttles"
+	PathOrders         = "/admin/v1/orders"
+	PathOrder          = "/admin/v1/orders/{id}"
+	PathCluster        = "/admin/v1/cluster"
+	PathHandoff        = "/admin/v1/queue/handoff"
 )
 
 // typeLines is the media type of exports: JSON lines.
@@ -52,7 +62,7 @@ type call struct {
 }
 
 func (s *Server) endpoints() []endpoint {
-	return append(s.lookEndpoints(), s.actEndpoints()...)
+	return slices.Concat(s.lookEndpoints(), s.actEndpoints(), s.egressEndpoints(), s.clusterEndpoints())
 }
 
 func query(names ...string) []openapi.Param {
@@ -169,6 +179,10 @@ func (s *Server) serve(e endpoint) http.HandlerFunc {
 				p.Write(w)
 				return
 			}
+			if key.Has(scopePeer) && e.Path != PathImport {
+				peerOnly().Write(w)
+				return
+			}
 			c.who = key.Name
 		}
 		if r.Method != http.MethodGet {
@@ -178,6 +192,12 @@ func (s *Server) serve(e endpoint) http.HandlerFunc {
 			p.Write(w)
 		}
 	}
+}
+
+// peerOnly tells a member of the cluster that its token is for handing messages over.
+func peerOnly() *wire.Problem {
+	return wire.NewProblem(http.StatusUnauthorized, wire.CodeUnauthorized, "the cluster's token is for "+PathImport+" only").
+		At("", "Authorization").With("WWW-Authenticate", `Bearer realm="godwit"`)
 }
 
 // extend gives the peer StallTimeout more, for reading and writing. A

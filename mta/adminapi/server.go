@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,9 +22,19 @@ type Deps struct {
 	Changer   Changer
 	Mover     Mover
 	Node      Node
-	Level     *slog.LevelVar // of the program's logger
-	Version   string         // for the OpenAPI document
-	Logger    *slog.Logger
+	// What follows may be nil; then its endpoints answer 501.
+	Explainer Explainer
+	Egress    Egress
+	Orders    Orders
+	Cluster   Cluster
+	Handoff   Handoff
+
+	// PeerToken is by what other members of the cluster are known; they may import messages. Empty: by nothing.
+	PeerToken string
+
+	Level   *slog.LevelVar // of the program's logger
+	Version string         // for the OpenAPI document
+	Logger  *slog.Logger
 }
 
 // Server is the admin API. It is safe for concurrent use.
@@ -35,6 +46,8 @@ type Server struct {
 	reasons  *wire.Decoder[ReasonRequest]
 	suspends *wire.Decoder[SuspendRequest]
 	levels   *wire.Decoder[LogLevel]
+	orders   *wire.Decoder[OrderRequest]
+	handoffs *wire.Decoder[HandoffRequest]
 	doc      *openapi.Document
 	handler  http.Handler
 	running  *wire.Server
@@ -82,9 +95,21 @@ func (s *Server) decoders() (err error) {
 	if s.suspends, err = wire.NewDecoder[SuspendRequest](); err != nil {
 		return err
 	}
+	if s.orders, err = wire.NewDecoder[OrderRequest](); err != nil {
+		return err
+	}
+	if s.handoffs, err = wire.NewDecoder[HandoffRequest](); err != nil {
+		return err
+	}
 	s.levels, err = wire.NewDecoder[LogLevel]()
 	return err
 }
+
+// How other members of the cluster are called in logs, and what marks their credential.
+const (
+	peerName  = "cluster"
+	scopePeer = "peer"
+)
 
 // Reload takes new options without dropping a connection. Changed listen
 // addresses and limits of listeners hold for those started later.
@@ -95,6 +120,9 @@ func (s *Server) Reload(o Options) error {
 	credentials, err := o.credentials()
 	if err != nil {
 		return err
+	}
+	if t := s.deps.PeerToken; t != "" {
+		credentials = append(credentials, wire.Credential{Name: peerName, SHA256: sha256.Sum256([]byte(t)), Scopes: []string{scopePeer}})
 	}
 	next := &state{opts: o, keys: wire.NewKeyring(credentials, o.AuthFailures, o.AuthWindow.D()),
 		bodies: wire.NewBodies(int64(o.MaxRequest), 16*int64(o.MaxRequest), time.Second)}

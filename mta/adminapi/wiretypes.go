@@ -147,7 +147,8 @@ func tagMap(tags []mail.Tag) map[string]string {
 	return out
 }
 
-func wireDetail(d *Detail) MessageResponse {
+// WireDetail says what is known about a message in the words of the API.
+func WireDetail(d *Detail) MessageResponse {
 	out := MessageResponse{Events: make([]MessageEvent, len(d.Events))}
 	if d.Waiting != nil {
 		m := wireMessage(d.Waiting)

@@ -115,7 +115,7 @@ type dialled struct {
 func (op *opening) dial(ctx context.Context, addr netip.AddrPort) dialled {
 	ctx, cancel := context.WithTimeout(ctx, op.o.ConnectTimeout.D())
 	defer cancel()
-	conn, err := op.d.d.Dialer.Dial(ctx, op.route, addr)
+	conn, err := op.dialer.Dial(ctx, op.route, addr)
 	if err != nil && ctx.Err() == context.DeadlineExceeded {
 		err = fmt.Errorf("no answer within %v", op.o.ConnectTimeout)
 	}
@@ -126,12 +126,8 @@ func (op *opening) dial(ctx context.Context, addr netip.AddrPort) dialled {
 // when one fails, or beside it when it stays silent for FallbackDelay (RFC
 // 8305 §5). It returns the addresses it did not get to. failed is told each failure.
 func (op *opening) race(ctx context.Context, addrs []netip.AddrPort, failed func(dialled)) (won dialled, rest []netip.AddrPort) {
-	if len(addrs) == 1 {
-		won = op.dial(ctx, addrs[0])
-		if won.err != nil {
-			failed(won)
-		}
-		return won, nil
+	if len(addrs) == 1 || op.serial {
+		return op.inTurn(ctx, addrs, failed)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -167,6 +163,21 @@ func (op *opening) race(ctx context.Context, addrs []netip.AddrPort, failed func
 		}
 		timer.Reset(0) // after a failure the next need not wait
 	}
+}
+
+// inTurn connects to the first address that answers, one after the other.
+func (op *opening) inTurn(ctx context.Context, addrs []netip.AddrPort, failed func(dialled)) (won dialled, rest []netip.AddrPort) {
+	for i, addr := range addrs {
+		won = op.dial(ctx, addr)
+		if won.err == nil {
+			return won, addrs[i+1:]
+		}
+		failed(won)
+		if op.notTried != nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return won, nil
 }
 
 // closeLosers waits for the dials that lost, which a cancelled context ends, and closes what they made.

@@ -39,10 +39,15 @@ import (
 	"github.com/godwit-mta/godwit/mta/dns"
 )
 
-// Dialer makes the connections. Direct implements it.
+// Dialer makes the connections. Direct implements it. An error that wraps
+// mail.ErrNotTried ends the attempt: it is not the provider's.
 type Dialer interface {
 	Dial(ctx context.Context, route mail.Route, addr netip.AddrPort) (net.Conn, error)
 }
+
+// Serial marks a Dialer that can make one connection at a time, since each is
+// counted: addresses are then tried one after the other.
+type Serial interface{ Serial() bool }
 
 // Resolver finds the addresses of hosts. dns.Resolver implements it.
 type Resolver interface {
@@ -58,6 +63,7 @@ type Composer interface {
 
 // Deps is what a Deliverer needs from others.
 type Deps struct {
+	// Dialer is for sessions that are opened without one of their own.
 	Dialer   Dialer
 	Resolver Resolver
 	Composer Composer
@@ -115,16 +121,26 @@ func (d *Deliverer) Reload(o Options) error {
 	return nil
 }
 
-// Open returns a session with one of the route's hosts. An error is a
-// *mail.OutcomeError with the most telling failure of all hosts tried.
-func (d *Deliverer) Open(ctx context.Context, route mail.Route) (*Session, error) {
+// Open returns a session with one of the route's hosts, connected by dialer or,
+// if that is nil, by Deps.Dialer. An error is a *mail.OutcomeError with the most
+// telling failure of all hosts tried, or wraps mail.ErrNotTried.
+func (d *Deliverer) Open(ctx context.Context, route mail.Route, dialer Dialer) (*Session, error) {
 	started := time.Now()
-	op := &opening{d: d, o: d.o.Load(), route: route, id: d.ids.New(started), started: started}
+	if dialer == nil {
+		dialer = d.d.Dialer
+	}
+	op := &opening{d: d, o: d.o.Load(), dialer: dialer, route: route, id: d.ids.New(started), started: started}
+	if s, ok := dialer.(Serial); ok {
+		op.serial = s.Serial()
+	}
 	op.left = op.o.MaxAddresses
 	s := op.run(ctx)
 	d.m.openSeconds.Observe(time.Since(started).Seconds())
 	if s == nil {
 		d.m.failed.Inc()
+		if op.notTried != nil {
+			return nil, op.notTried
+		}
 		err := op.failure(ctx)
 		d.d.Logger.Debug("no session", slog.String("site", route.Site), slog.String("error", err.Error()))
 		return nil, err

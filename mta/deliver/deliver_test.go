@@ -58,7 +58,7 @@ func TestStages(t *testing.T) {
 						p := &peer{ehlo: caps, replies: map[string]string{stage: reply}}
 						n := &pipes{peers: map[string]*peer{"": p}}
 						s := session(t, deliverer(t, n, nil), route)
-						out := s.Deliver(t.Context(), to("a@rcpt.example"))
+						out := s.Deliver(t.Context(), to("a@rcpt.example"), nil)
 						if got := brief(out[0]); got != want {
 							t.Errorf("got %s (%s %s), want %s", got, out[0].Reply, out[0].Error, want)
 						}
@@ -69,7 +69,7 @@ func TestStages(t *testing.T) {
 							p.mu.Lock()
 							p.replies = nil
 							p.mu.Unlock()
-							if out := s.Deliver(t.Context(), to("b@rcpt.example")); out[0].Kind != mail.Delivered {
+							if out := s.Deliver(t.Context(), to("b@rcpt.example"), nil); out[0].Kind != mail.Delivered {
 								t.Errorf("next transaction: %s %s", brief(out[0]), out[0].Reply)
 							}
 							reset := strings.Contains(p.commands(), "RSET")
@@ -103,7 +103,7 @@ func TestTransaction(t *testing.T) {
 				p := &peer{ehlo: c.caps, replies: map[string]string{"end": "250-2.0.0 one\r\n250 2.0.0 two", "BDAT": "250-2.0.0 one\r\n250 2.0.0 two"}}
 				n := &pipes{peers: map[string]*peer{"": p}}
 				s := session(t, deliverer(t, n, func(_ *Options, d *Deps) { d.Composer = text{parts: hello.parts, released: &released} }), route)
-				out := s.Deliver(t.Context(), to("a@rcpt.example", "b@rcpt.example"))
+				out := s.Deliver(t.Context(), to("a@rcpt.example", "b@rcpt.example"), nil)
 				for _, o := range out {
 					if o.Kind != mail.Delivered || o.Reply.String() != "250 2.0.0 one two" || o.Host != "mx.example" || o.Address != "192.0.2.1:25" || o.Session != s.ID() || o.Started.IsZero() {
 						t.Errorf("%+v", o)
@@ -128,7 +128,7 @@ func one(t *testing.T, p *peer, msgs []*mail.Message, edit func(*Options, *Deps)
 	t.Helper()
 	n := &pipes{peers: map[string]*peer{"": p}}
 	s := session(t, deliverer(t, n, edit), route)
-	out := s.Deliver(t.Context(), msgs)
+	out := s.Deliver(t.Context(), msgs, nil)
 	s.Close()
 	n.running.Wait()
 	return out
@@ -160,7 +160,7 @@ func TestNoRecipientAccepted(t *testing.T) {
 				n := &pipes{peers: map[string]*peer{"": p}}
 				s := session(t, deliverer(t, n, nil), route)
 				for range 2 {
-					out := s.Deliver(t.Context(), to("a@x.example", "b@x.example"))
+					out := s.Deliver(t.Context(), to("a@x.example", "b@x.example"), nil)
 					if brief(out[0]) != "bounced smtp 550 RCPT" || brief(out[1]) != "bounced smtp 550 RCPT" {
 						t.Fatal(brief(out[0]), brief(out[1]))
 					}
@@ -184,7 +184,7 @@ func TestRefusedMailWithPipelining(t *testing.T) {
 			p := &peer{ehlo: caps, replies: map[string]string{"MAIL": "550 5.7.1 not you", "RCPT": "503 5.5.1 MAIL first"}}
 			n := &pipes{peers: map[string]*peer{"": p}}
 			s := session(t, deliverer(t, n, nil), route)
-			out := s.Deliver(t.Context(), to("a@x.example", "b@x.example"))
+			out := s.Deliver(t.Context(), to("a@x.example", "b@x.example"), nil)
 			if brief(out[0]) != "bounced smtp 550 MAIL" || out[1].Reply.Text != "not you" || !s.Usable() {
 				t.Errorf("%s %s", brief(out[0]), brief(out[1]))
 			}
@@ -200,7 +200,7 @@ func TestTooManyRecipientsGoInNextTransaction(t *testing.T) {
 			p := &peer{ehlo: caps, replies: map[string]string{"RCPT c@x.example": "452 4.5.3 too many"}}
 			n := &pipes{peers: map[string]*peer{"": p}}
 			s := session(t, deliverer(t, n, nil), route)
-			out := s.Deliver(t.Context(), to("a@x.example", "b@x.example", "c@x.example"))
+			out := s.Deliver(t.Context(), to("a@x.example", "b@x.example", "c@x.example"), nil)
 			// The second time c is alone and refused again: no endless rounds.
 			if out[0].Kind != mail.Delivered || out[1].Kind != mail.Delivered || brief(out[2]) != "deferred smtp 452 RCPT" {
 				t.Errorf("%v", out)
@@ -219,7 +219,7 @@ func TestRecipientLimits(t *testing.T) {
 		p := &peer{ehlo: []string{"PIPELINING", "LIMITS RCPTMAX=2 MAILMAX=3 OTHER=x"}}
 		n := &pipes{peers: map[string]*peer{"": p}}
 		s := session(t, deliverer(t, n, nil), route)
-		out := s.Deliver(t.Context(), to("a@x.example", "b@x.example", "c@x.example", "d@x.example", "e@x.example"))
+		out := s.Deliver(t.Context(), to("a@x.example", "b@x.example", "c@x.example", "d@x.example", "e@x.example"), nil)
 		for _, o := range out {
 			if o.Kind != mail.Delivered {
 				t.Error(brief(o))
@@ -252,7 +252,7 @@ func TestMessagesPerSession(t *testing.T) {
 			if !s.Usable() {
 				t.Fatalf("not usable after %d", i)
 			}
-			s.Deliver(t.Context(), to("a@x.example"))
+			s.Deliver(t.Context(), to("a@x.example"), nil)
 		}
 		if s.Usable() {
 			t.Error("usable beyond the limit")
@@ -353,7 +353,7 @@ func TestContextEnds(t *testing.T) {
 			n := &pipes{peers: map[string]*peer{"": {replies: map[string]string{stage: hang}}}}
 			s := session(t, deliverer(t, n, nil), route)
 			started := time.Now()
-			out := s.Deliver(ctx, to("a@x.example"))
+			out := s.Deliver(ctx, to("a@x.example"), nil)
 			if took := time.Since(started); took != c.after || brief(out[0]) != c.want || s.Usable() {
 				t.Errorf("%s: %v, %s %s", stage, took, brief(out[0]), out[0].Reply)
 			}
@@ -369,13 +369,13 @@ func TestFirstReplyLostOnReuseIsStale(t *testing.T) {
 			p := &peer{ehlo: []string{"PIPELINING"}}
 			n := &pipes{peers: map[string]*peer{"": p}}
 			s := session(t, deliverer(t, n, nil), route)
-			if s.Deliver(t.Context(), to("a@x.example")); s.Stale() {
+			if s.Deliver(t.Context(), to("a@x.example"), nil); s.Stale() {
 				t.Errorf("%s: stale after success", name)
 			}
 			p.mu.Lock()
 			p.replies = map[string]string{"MAIL": reply}
 			p.mu.Unlock()
-			if out := s.Deliver(t.Context(), to("a@x.example")); out[0].Kind != mail.Deferred || !s.Stale() || s.Usable() {
+			if out := s.Deliver(t.Context(), to("a@x.example"), nil); out[0].Kind != mail.Deferred || !s.Stale() || s.Usable() {
 				t.Errorf("%s: %s, stale %v", name, brief(out[0]), s.Stale())
 			}
 			s.Close()
@@ -391,7 +391,7 @@ func TestEarlyReplyWhileTheMessageIsWritten(t *testing.T) {
 		n := &pipes{peers: map[string]*peer{"": {}}}
 		s := session(t, deliverer(t, n, func(_ *Options, d *Deps) { d.Composer = large }), route)
 		s.wire.conn.Close() // the peer's end sees the loss; ours fails to write
-		out := s.Deliver(t.Context(), to("a@x.example"))
+		out := s.Deliver(t.Context(), to("a@x.example"), nil)
 		if brief(out[0]) != "deferred connect 451 MAIL" || s.Usable() {
 			t.Errorf("%s", brief(out[0]))
 		}

@@ -64,7 +64,7 @@ func (c *caps) line(text []byte) {
 // session nor an outcome means that opportunistic TLS failed.
 func (op *opening) greet(ctx context.Context, h mail.Host, conn net.Conn, addr netip.AddrPort, mode mail.TLSMode) (*Session, *mail.Outcome) {
 	op.left--
-	s := &Session{d: op.d, o: op.o, id: op.id, host: h.Name, address: addr.String(), wire: newWire(conn, &op.d.pools)}
+	s := &Session{d: op.d, o: op.o, id: op.id, ehlo: op.route.EHLO, most: op.route.Messages, host: h.Name, address: addr.String(), wire: newWire(conn, &op.d.pools)}
 	done := s.wire.watch(ctx)
 	out, fallback := s.greet(ctx, op.route, mode)
 	done()
@@ -114,6 +114,14 @@ func (s *Session) greet(ctx context.Context, route mail.Route, mode mail.TLSMode
 	return s.hello(), false
 }
 
+// name is ours in EHLO: the source's, or the engine's.
+func (s *Session) name() string {
+	if s.ehlo != "" {
+		return s.ehlo
+	}
+	return s.d.d.Hostname
+}
+
 func tlsFailure(enhanced, text string, err error) *mail.Outcome {
 	o := local(mail.Deferred, mail.ClassTLS, 451, enhanced, text, err)
 	o.Command = "STARTTLS"
@@ -124,7 +132,7 @@ func tlsFailure(enhanced, text string, err error) *mail.Outcome {
 func (s *Session) hello() *mail.Outcome {
 	var c caps
 	s.wire.parser.each = c.line
-	out := s.expect2xx("EHLO", []byte("EHLO "+s.d.d.Hostname+"\r\n"))
+	out := s.expect2xx("EHLO", []byte("EHLO "+s.name()+"\r\n"))
 	s.wire.parser.each = nil
 	if out == nil {
 		s.caps = c
@@ -134,7 +142,7 @@ func (s *Session) hello() *mail.Outcome {
 		return out
 	}
 	s.caps = caps{}
-	return s.expect2xx("HELO", []byte("HELO "+s.d.d.Hostname+"\r\n"))
+	return s.expect2xx("HELO", []byte("HELO "+s.name()+"\r\n"))
 }
 
 // expect2xx sends a line (nil: none, for the banner) and wants a 2xx reply.

@@ -14,20 +14,23 @@ import (
 
 // opening is one call of Open.
 type opening struct {
-	d       *Deliverer
-	o       *Options
-	route   mail.Route
-	id      mail.ID
-	started time.Time
-	left    int           // addresses that may still be tried
-	best    *mail.Outcome // the most telling failure so far
+	d        *Deliverer
+	o        *Options
+	dialer   Dialer
+	serial   bool // one connection at a time
+	route    mail.Route
+	id       mail.ID
+	started  time.Time
+	left     int           // addresses that may still be tried
+	best     *mail.Outcome // the most telling failure so far
+	notTried error         // the way there failed, not the provider
 }
 
 // run tries the hosts in order; nil when none carried a session.
 func (op *opening) run(ctx context.Context) *Session {
 	hosts := op.order(op.route.Hosts)
 	for i, h := range hosts {
-		if i == op.o.MaxHosts || op.left <= 0 || ctx.Err() != nil {
+		if i == op.o.MaxHosts || op.left <= 0 || op.notTried != nil || ctx.Err() != nil {
 			break
 		}
 		if s := op.host(ctx, h); s != nil {
@@ -59,7 +62,7 @@ func (op *opening) order(hosts []mail.Host) []mail.Host {
 // host tries one host: its addresses until one greets us, or answers that it will not.
 func (op *opening) host(ctx context.Context, h mail.Host) *Session {
 	addrs := op.addresses(ctx, h)
-	for len(addrs) > 0 && ctx.Err() == nil {
+	for len(addrs) > 0 && op.notTried == nil && ctx.Err() == nil {
 		won, rest := op.race(ctx, addrs, func(f dialled) { op.connectFailed(h, f) })
 		if won.err != nil {
 			return nil
@@ -142,6 +145,10 @@ func noAddress(host string, err error) mail.Outcome {
 }
 
 func (op *opening) connectFailed(h mail.Host, f dialled) {
+	if errors.Is(f.err, mail.ErrNotTried) {
+		op.notTried = f.err
+		return
+	}
 	op.left--
 	if noIPv6(f.addr.Addr(), f.err) {
 		op.d.ipv6.mark(op.route.Source, time.Now())

@@ -85,7 +85,7 @@ func TestOpen(t *testing.T) {
 						c.edit(o)
 					}
 				})
-				s, err := d.Open(t.Context(), hosts(c.hosts...))
+				s, err := d.Open(t.Context(), hosts(c.hosts...), nil)
 				got := ""
 				if err != nil {
 					var oe *mail.OutcomeError
@@ -95,7 +95,7 @@ func TestOpen(t *testing.T) {
 					got = brief(oe.Outcome) + " " + oe.Outcome.Host
 				} else {
 					got = s.host
-					if out := s.Deliver(t.Context(), to("x@x.example")); out[0].Kind != mail.Delivered {
+					if out := s.Deliver(t.Context(), to("x@x.example"), nil); out[0].Kind != mail.Delivered {
 						t.Error(brief(out[0]))
 					}
 					s.Close()
@@ -118,7 +118,7 @@ func TestPortOfHost(t *testing.T) {
 	r := hosts("a.example", "b.example")
 	r.Port = 2525
 	r.Hosts[1].Port = 26
-	_, _ = d.Open(context.Background(), r)
+	_, _ = d.Open(context.Background(), r, nil)
 	if got := strings.Join(dialled, " "); got != "192.0.2.1:2525 192.0.2.2:26" {
 		t.Error(got)
 	}
@@ -211,7 +211,7 @@ func TestHappyEyeballs(t *testing.T) {
 				n := &network{delay: c.delay}
 				d := deliverer(t, n, func(_ *Options, d *Deps) { d.Resolver = addresses{"mx.example": {v6a, v6b, v4a, v4b}} })
 				started := time.Now()
-				s, err := d.Open(t.Context(), route)
+				s, err := d.Open(t.Context(), route, nil)
 				if took := time.Since(started); took != c.after {
 					t.Errorf("took %v", took)
 				}
@@ -246,7 +246,7 @@ func TestNoIPv6RouteIsRemembered(t *testing.T) {
 			})
 			tried := func(r mail.Route) string {
 				n.dialled = nil
-				if s, err := d.Open(t.Context(), r); err == nil {
+				if s, err := d.Open(t.Context(), r, nil); err == nil {
 					s.Close()
 				}
 				n.running.Wait()
@@ -282,7 +282,7 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 		defer cancel()
 		n := &pipes{peers: map[string]*peer{"": {replies: map[string]string{"banner": hang}}}}
 		started := time.Now()
-		_, err := deliverer(t, n, nil).Open(ctx, route)
+		_, err := deliverer(t, n, nil).Open(ctx, route, nil)
 		if took := time.Since(started); took != time.Second || err == nil || !strings.Contains(err.Error(), "interrupted") {
 			t.Errorf("%v, %v", took, err)
 		}

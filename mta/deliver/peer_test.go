@@ -272,7 +272,7 @@ func brief(o mail.Outcome) string {
 // session opens one or fails.
 func session(t testing.TB, d *Deliverer, r mail.Route) *Session {
 	t.Helper()
-	s, err := d.Open(context.Background(), r)
+	s, err := d.Open(context.Background(), r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -159,7 +159,7 @@ func TestGoSMTPServer(t *testing.T) {
 						} else {
 							want = append(want, "from@sender.example  utf8=false a@x.example,b@x.example\n"+whole)
 						}
-						for j, o := range s.Deliver(t.Context(), to(rcpt...)) {
+						for j, o := range s.Deliver(t.Context(), to(rcpt...), nil) {
 							kind := mail.Delivered
 							if rcpt[j] == "no@x.example" {
 								kind = mail.Bounced
@@ -218,7 +218,7 @@ func TestTLSModes(t *testing.T) {
 			r := route
 			r.TLS = c.mode
 			for range 2 { // the second may resume the TLS session
-				s, err := d.Open(t.Context(), r)
+				s, err := d.Open(t.Context(), r, nil)
 				got := ""
 				var oe *mail.OutcomeError
 				if errors.As(err, &oe) {
@@ -228,7 +228,7 @@ func TestTLSModes(t *testing.T) {
 					if got == "" {
 						got = "clear"
 					}
-					if o := s.Deliver(t.Context(), to("a@x.example")); o[0].Kind != mail.Delivered {
+					if o := s.Deliver(t.Context(), to("a@x.example"), nil); o[0].Kind != mail.Delivered {
 						t.Error(brief(o[0]), o[0].Reply)
 					}
 					s.Close()
@@ -266,7 +266,7 @@ func TestSTARTTLSInjection(t *testing.T) {
 	addr := scripted(t, (&peer{ehlo: []string{"STARTTLS"}, replies: map[string]string{"STARTTLS": "220 go\r\n250 injected"}}).serve)
 	r := route
 	r.TLS = mail.TLSRequired
-	_, err := deliverer(t, direct(addr), nil).Open(t.Context(), r)
+	_, err := deliverer(t, direct(addr), nil).Open(t.Context(), r, nil)
 	if err == nil || !strings.Contains(err.Error(), "unencrypted data") {
 		t.Error(err)
 	}
@@ -276,7 +276,7 @@ func TestRefusedSTARTTLS(t *testing.T) {
 	for reply, conns := range map[string]int{"454 4.7.0 not now": 1, "421 4.7.0 bye": 2, drop: 2} {
 		p := &peer{ehlo: []string{"STARTTLS"}, replies: map[string]string{"STARTTLS": reply}}
 		s := session(t, deliverer(t, direct(scripted(t, p.serve)), nil), route)
-		if o := s.Deliver(t.Context(), to("a@x.example")); o[0].Kind != mail.Delivered || o[0].TLS != "" {
+		if o := s.Deliver(t.Context(), to("a@x.example"), nil); o[0].Kind != mail.Delivered || o[0].TLS != "" {
 			t.Errorf("%s: %s", reply, brief(o[0]))
 		}
 		s.Close()
@@ -292,7 +292,7 @@ func TestIdleSessionClosedByPeerIsNotUsable(t *testing.T) {
 		p := &peer{ehlo: []string{"PIPELINING"}}
 		addr := scripted(t, func(c net.Conn) { conns <- c; p.serve(c) })
 		s := session(t, deliverer(t, direct(addr), nil), route)
-		s.Deliver(t.Context(), to("a@x.example"))
+		s.Deliver(t.Context(), to("a@x.example"), nil)
 		s.lastUse = s.lastUse.Add(-time.Hour)
 		if !s.Usable() {
 			t.Fatalf("%s: not usable while open", name)
@@ -307,7 +307,7 @@ func TestIdleSessionClosedByPeerIsNotUsable(t *testing.T) {
 		for !s.wire.lost() {
 			runtime.Gosched()
 		}
-		if o := s.Deliver(t.Context(), to("a@x.example")); !s.Stale() || o[0].Kind != mail.Deferred {
+		if o := s.Deliver(t.Context(), to("a@x.example"), nil); !s.Stale() || o[0].Kind != mail.Deferred {
 			t.Errorf("%s: stale %v, %s", name, s.Stale(), brief(o[0]))
 		}
 		if s.Usable() {
@@ -329,7 +329,7 @@ func TestPeerStopsReading(t *testing.T) {
 		o.BlockTimeout = units.Duration(50 * time.Millisecond)
 		d.Composer = text{parts: []string{strings.Repeat("0123456789\r\n", 3<<20)}}
 	}), route)
-	o := s.Deliver(t.Context(), to("a@x.example"))
+	o := s.Deliver(t.Context(), to("a@x.example"), nil)
 	close(stop)
 	if brief(o[0]) != "deferred connect 451 end-of-data" || !strings.Contains(o[0].Reply.Text, "timed out") {
 		t.Errorf("%s %s", brief(o[0]), o[0].Reply)
@@ -350,7 +350,7 @@ func TestLastWordsOfAPeerThatGivesUp(t *testing.T) {
 	s := session(t, deliverer(t, direct(addr), func(_ *Options, d *Deps) {
 		d.Composer = text{parts: []string{strings.Repeat("0123456789\r\n", 3<<20)}}
 	}), route)
-	o := s.Deliver(t.Context(), to("a@x.example"))
+	o := s.Deliver(t.Context(), to("a@x.example"), nil)
 	if brief(o[0]) != "bounced smtp 552 end-of-data" {
 		t.Errorf("%s %s %s", brief(o[0]), o[0].Reply, o[0].Error)
 	}
@@ -458,7 +458,7 @@ func BenchmarkDeliver(b *testing.B) {
 			msgs := to("a@rcpt.example")
 			b.ReportAllocs()
 			for b.Loop() {
-				if o := s.Deliver(context.Background(), msgs); o[0].Kind != mail.Delivered {
+				if o := s.Deliver(context.Background(), msgs, nil); o[0].Kind != mail.Delivered {
 					b.Fatal(brief(o[0]), o[0].Reply)
 				}
 			}

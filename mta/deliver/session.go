@@ -25,6 +25,8 @@ type Session struct {
 	d       *Deliverer
 	o       *Options
 	id      mail.ID
+	ehlo    string // "": the engine's name
+	most    int    // transactions by the route; 0: no limit of its own
 	host    string
 	address string
 	tls     string
@@ -59,22 +61,26 @@ func (s *Session) Usable() bool {
 
 // limit is the number of transactions this session may carry.
 func (s *Session) limit() int {
-	if s.caps.maxMail > 0 {
-		return min(s.o.MessagesPerSession, s.caps.maxMail)
+	n := s.o.MessagesPerSession
+	for _, other := range []int{s.caps.maxMail, s.most} {
+		if other > 0 {
+			n = min(n, other)
+		}
 	}
-	return s.o.MessagesPerSession
+	return n
 }
 
-// Stale reports that the last Deliver failed because the peer had closed the
-// idle session (or said 421 to it) before it took anything: the same messages
-// may go at once on a new session.
+// Stale reports that the last Deliver failed before the peer took anything: it
+// had closed the idle session (or said 421 to it), or no permit for a message
+// was to be had. The same messages may go at once on a new session.
 func (s *Session) Stale() bool { return s.stale }
 
 // Deliver sends equal copies (mail.SameCopy) in one transaction, or in several
 // when there are more of them than the peer takes at once. Outcome i is that of
 // msgs[i]. It does not retry. When ctx ends, what is on its way is given up; a
-// message already written whole still gets a few seconds for its reply.
-func (s *Session) Deliver(ctx context.Context, msgs []*mail.Message) []mail.Outcome {
+// message already written whole still gets a few seconds for its reply. Pass,
+// if it is not nil, is used right before each MAIL.
+func (s *Session) Deliver(ctx context.Context, msgs []*mail.Message, pass mail.Pass) []mail.Outcome {
 	started := time.Now()
 	out := make([]mail.Outcome, len(msgs))
 	if len(msgs) == 0 {
@@ -82,7 +88,7 @@ func (s *Session) Deliver(ctx context.Context, msgs []*mail.Message) []mail.Outc
 	}
 	s.stale = false
 	t := &s.tx
-	t.begin(s, msgs, out)
+	t.begin(s, msgs, out, pass)
 	s.run(ctx, t)
 	t.end()
 
@@ -122,6 +128,12 @@ func (s *Session) run(ctx context.Context, t *transaction) {
 	defer done()
 	for len(t.todo) > 0 && !s.broken {
 		t.next()
+		if err := t.permitted(ctx); err != nil {
+			s.stale = len(t.batch) == len(t.out)
+			s.broken = s.broken || !s.stale
+			t.todo = append(t.todo, t.batch...)
+			break
+		}
 		t.run()
 	}
 	if len(t.todo) > 0 {
@@ -157,19 +169,21 @@ func (s *Session) lost(command string, err error) mail.Outcome {
 }
 
 // Close ends the session: QUIT when the peer still listens, with a short wait
-// for its reply so that it does not see a reset. A second call does nothing.
-func (s *Session) Close() {
+// for its reply and its own close, so that it neither sees a reset nor counts
+// this connection beside the next. It reports whether the peer did both. A second call does nothing.
+func (s *Session) Close() (clean bool) {
 	if s.closed {
-		return
+		return false
 	}
 	s.closed = true
 	s.d.m.sessions.Dec()
 	if !s.broken && !s.wire.interrupted() {
 		timeout := s.o.QuitTimeout.D()
 		if s.wire.write([]byte("QUIT\r\n"), timeout) == nil {
-			_ = s.wire.readReply(timeout)
+			clean = s.wire.readReply(timeout) == nil && s.wire.awaitClose(timeout)
 		}
 	}
 	s.wire.close()
 	s.d.d.Logger.Debug("session closed", slog.String("session", s.id.String()), slog.String("host", s.host), slog.Int("transactions", s.count))
+	return clean
 }

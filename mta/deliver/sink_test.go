@@ -74,7 +74,7 @@ func TestSMTPSink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := deliverer(t, direct(startSink(t, strings.Fields(c.options)...)), nil)
-			s, err := d.Open(t.Context(), route)
+			s, err := d.Open(t.Context(), route, nil)
 			if err != nil {
 				oe, _ := err.(*mail.OutcomeError)
 				if got := brief(oe.Outcome); got != c.want {
@@ -88,7 +88,7 @@ func TestSMTPSink(t *testing.T) {
 				if i > 0 {
 					got += ", "
 				}
-				got += fmt.Sprint(brief(s.Deliver(t.Context(), to("a@x.example"))[0]))
+				got += fmt.Sprint(brief(s.Deliver(t.Context(), to("a@x.example"), nil)[0]))
 			}
 			if got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)

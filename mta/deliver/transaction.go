@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/mail"
@@ -16,6 +17,7 @@ type transaction struct {
 	msgs    []*mail.Message
 	out     []mail.Outcome // Kind 0: not decided yet
 	content *mail.Composed
+	pass    mail.Pass // nil: nothing limits messages
 
 	reversePath string
 	utf8        bool
@@ -28,8 +30,8 @@ type transaction struct {
 }
 
 // begin takes up the work; slices of the last one are used again.
-func (t *transaction) begin(s *Session, msgs []*mail.Message, out []mail.Outcome) {
-	t.s, t.msgs, t.out, t.content = s, msgs, out, nil
+func (t *transaction) begin(s *Session, msgs []*mail.Message, out []mail.Outcome, pass mail.Pass) {
+	t.s, t.msgs, t.out, t.content, t.pass = s, msgs, out, nil, pass
 	t.todo = t.todo[:0]
 	for i := range msgs {
 		t.todo = append(t.todo, i)
@@ -41,7 +43,7 @@ func (t *transaction) end() {
 	if t.content != nil {
 		t.content.Release()
 	}
-	t.msgs, t.out, t.content = nil, nil, nil
+	t.msgs, t.out, t.content, t.pass = nil, nil, nil, nil
 	if cap(t.cmd) > 4<<10 {
 		t.cmd = nil
 	}
@@ -56,6 +58,19 @@ func (t *transaction) next() {
 	t.batch = append(t.batch[:0], t.todo[:n]...)
 	t.todo = append(t.todo[:0], t.todo[n:]...)
 	t.accepted, t.surplus = t.accepted[:0], t.surplus[:0]
+}
+
+// passPatience is how long a composed message waits for a permit at an open connection.
+const passPatience = 10 * time.Second
+
+// permitted takes the permit for a MAIL that goes out now.
+func (t *transaction) permitted(ctx context.Context) error {
+	if t.pass == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, passPatience)
+	defer cancel()
+	return t.pass.Use(ctx)
 }
 
 // finish gives o to every message that has no outcome yet and ends the work.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -173,6 +174,19 @@ func (w *wire) rest() {
 	if w.buf != nil && w.r == w.w {
 		w.pools.read.pool.Put(w.buf)
 		w.buf, w.r, w.w = nil, 0, 0
+	}
+}
+
+// awaitClose waits for the peer to close; false if it does not within d.
+func (w *wire) awaitClose(d time.Duration) bool {
+	if w.arm(d) != nil {
+		return false
+	}
+	var b [16]byte
+	for {
+		if _, err := w.conn.Read(b[:]); err != nil {
+			return !errors.Is(err, os.ErrDeadlineExceeded)
+		}
 	}
 }
 

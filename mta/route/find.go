@@ -35,25 +35,21 @@ func (t *table) find(ctx context.Context, domain string, now time.Time) (*mail.R
 		name = ascii
 	}
 	if s, ok := t.statics.find(name); ok {
-		mode := s.mode
-		if !s.fixed {
-			mode = t.modeFor(name)
-		}
-		return t.route(domain, s.hosts, mode, now.Add(t.o.MaxAge.D())), nil
+		return t.route(domain, name, s.hosts, s, now.Add(t.o.MaxAge.D())), nil
 	}
 	if literal {
 		host, err := t.literal(name)
 		if err != nil {
 			return nil, err
 		}
-		return t.route(domain, host, t.modeFor(name), now.Add(t.o.MaxAge.D())), nil
+		return t.route(domain, name, host, nil, now.Add(t.o.MaxAge.D())), nil
 	}
 	hosts, expires, err := t.exchangers(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	expires = clamp(expires, now.Add(t.o.MinAge.D()), now.Add(t.o.MaxAge.D()))
-	return t.route(domain, hosts, t.modeFor(name), expires), nil
+	return t.route(domain, name, hosts, nil, expires), nil
 }
 
 func clamp(x, low, high time.Time) time.Time {
@@ -66,21 +62,35 @@ func clamp(x, low, high time.Time) time.Time {
 	return x
 }
 
-func (t *table) modeFor(domain string) mail.TLSMode {
+// modeFor is the first that is set: of the static route, the domain, and then
+// the stricter of what the provider needs and what holds in general.
+func (t *table) modeFor(domain string, s *static, p *provider) mail.TLSMode {
+	if s != nil && s.fixed {
+		return s.mode
+	}
 	if mode, ok := t.modes.find(domain); ok {
 		return mode
+	}
+	if p.fixed && t.mode != mail.TLSNone && p.mode > t.mode {
+		return p.mode
 	}
 	return t.mode
 }
 
 // route puts a route together. The site names the TLS mode too where it is not
-// the usual one: sites share sessions, and a session in clear must not serve a domain that requires TLS.
-func (t *table) route(domain string, hosts []mail.Host, mode mail.TLSMode, expires time.Time) *mail.Route {
+// the usual one: sites share sessions, and a session in clear must not serve a
+// domain that requires TLS. It names the domain where that has limits of its own.
+func (t *table) route(domain, name string, hosts []mail.Host, s *static, expires time.Time) *mail.Route {
 	site := siteOf(hosts)
-	if mode != t.mode {
+	p := t.provider(hosts)
+	mode := t.modeFor(name, s, p)
+	if usual := t.modeFor("", nil, p); mode != usual {
 		site += ";tls=" + tlsName(mode)
 	}
-	return &mail.Route{Site: site, Provider: t.provider(hosts), Domain: domain, Hosts: hosts,
+	if t.apart != nil && t.apart(name) {
+		site += ";domain=" + name
+	}
+	return &mail.Route{Site: site, Provider: p.Name, Domain: domain, Hosts: hosts,
 		Port: uint16(t.o.Port), TLS: mode, Expires: expires}
 }
 

@@ -17,7 +17,7 @@ import (
 // Options is what a configuration file can set.
 type Options struct {
 	Routes        []Static          `toml:"routes" doc:"routes that do not ask for MX records"`
-	Providers     []Provider        `toml:"providers" doc:"groups of sites that share limits; the first that matches counts"`
+	Providers     []Provider        `toml:"providers" doc:"groups of sites that share limits, before those of the rule packs; the first that matches counts"`
 	Port          int               `toml:"port" doc:"TCP port of mail exchangers"`
 	TLS           string            `toml:"tls" doc:"STARTTLS for domains without a rule of their own: opportunistic, required, verify or none"`
 	TLSDomains    map[string]string `toml:"tls_domains" doc:"STARTTLS by recipient domain or .suffix, values as for tls"`
@@ -40,6 +40,7 @@ type Static struct {
 type Provider struct {
 	Name     string   `toml:"name" doc:"name of the provider in limits, events and metrics"`
 	MXSuffix []string `toml:"mx_suffix" doc:"domain suffixes; a site belongs to the provider when each of its MX hosts ends in one of them"`
+	TLS      string   `toml:"tls" doc:"STARTTLS for its sites where neither the route nor tls_domains says otherwise; empty means as tls says"`
 }
 
 // DefaultOptions returns the defaults.

@@ -46,7 +46,10 @@ type Deps struct {
 	Hostname string
 	// Listeners are the addresses we take SMTP on: an MX that leads to one of
 	// them is ourselves. An unspecified address stands for all of this machine.
-	Listeners  []netip.AddrPort
+	Listeners []netip.AddrPort
+	// Apart reports whether a domain has limits of its own: its mail then shares no
+	// ready queue with other domains of the site. Nil: none has.
+	Apart      func(domain string) bool
 	Logger     *slog.Logger          // nil discards
 	Registerer prometheus.Registerer // nil is none
 }

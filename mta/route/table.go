@@ -17,10 +17,18 @@ type table struct {
 	statics   matcher[*static]
 	modes     matcher[mail.TLSMode]
 	mode      mail.TLSMode
-	providers []Provider
+	providers []provider
+	apart     func(domain string) bool
 	names     map[string]bool // ours, lower case
 	own       ownAddresses
 	cache     *cache
+}
+
+// provider is a Provider made ready.
+type provider struct {
+	Provider
+	mode  mail.TLSMode
+	fixed bool
 }
 
 // static is a Static made ready.
@@ -34,7 +42,7 @@ func newTable(o Options, d Deps) (*table, error) {
 	if err := o.validateNumbers(); err != nil {
 		return nil, err
 	}
-	t := &table{o: o, resolver: d.Resolver, names: make(map[string]bool), cache: newCache(o.CacheEntries)}
+	t := &table{o: o, resolver: d.Resolver, names: make(map[string]bool), cache: newCache(o.CacheEntries), apart: d.Apart}
 	var err error
 	if t.mode, err = tlsMode(o.TLS); err != nil {
 		return nil, fmt.Errorf("tls: %w", err)
@@ -93,7 +101,14 @@ func (t *table) addProvider(p Provider) error {
 	if len(p.MXSuffix) == 0 {
 		return fmt.Errorf("mx_suffix: must hold at least one suffix")
 	}
-	ready := Provider{Name: p.Name}
+	ready := provider{Provider: Provider{Name: p.Name}}
+	if p.TLS != "" {
+		mode, err := tlsMode(p.TLS)
+		if err != nil {
+			return fmt.Errorf("tls: %w", err)
+		}
+		ready.mode, ready.fixed = mode, true
+	}
 	for _, s := range p.MXSuffix {
 		suffix, err := pattern("." + strings.TrimPrefix(s, "."))
 		if err != nil {
@@ -205,14 +220,14 @@ func (m *matcher[V]) find(domain string) (v V, ok bool) {
 	return v, false
 }
 
-// provider returns the name of the provider that all hosts belong to, or "".
-func (t *table) provider(hosts []mail.Host) string {
-	for _, p := range t.providers {
-		if p.covers(hosts) {
-			return p.Name
+// provider returns the provider that all hosts belong to; one without a name if there is none.
+func (t *table) provider(hosts []mail.Host) *provider {
+	for i := range t.providers {
+		if t.providers[i].covers(hosts) {
+			return &t.providers[i]
 		}
 	}
-	return ""
+	return &provider{}
 }
 
 func (p Provider) covers(hosts []mail.Host) bool {

@@ -61,6 +61,7 @@ type QueueRecord struct {
 	Stream   string
 	Domain   string
 	Rows     int64
+	Pool     string // absent in files of older versions: ""
 }
 
 // Checkpoint says what the index stands for: every live row of a record
@@ -302,6 +303,9 @@ func parseQueue(k, v []byte) (QueueRecord, error) {
 	d := decoder{b: v}
 	r := QueueRecord{ID: binary.BigEndian.Uint32(k), Priority: mail.Priority(d.uint()),
 		Tenant: d.string(), Stream: d.string(), Domain: d.string(), Rows: int64(d.uint())}
+	if d.err == nil && len(d.b) > 0 {
+		r.Pool = d.string()
+	}
 	if d.err != nil {
 		return r, fmt.Errorf("index: %w: queue %x", errDamaged, k)
 	}
@@ -315,6 +319,7 @@ func (r *QueueRecord) value() []byte {
 	e.string(r.Stream)
 	e.string(r.Domain)
 	e.uint(uint64(max(r.Rows, 0)))
+	e.string(r.Pool)
 	return e.b
 }
 

@@ -34,6 +34,7 @@ type recovery struct {
 type queueName struct {
 	priority               mail.Priority
 	tenant, stream, domain string
+	pool                   string
 }
 
 // state is what the logged changes say of one message.
@@ -109,7 +110,7 @@ func (r *recovery) load() (err error) {
 		return err
 	}
 	for _, q := range queues {
-		r.queues[queueName{q.Priority, q.Tenant, q.Stream, q.Domain}] = q.ID
+		r.queues[queueName{q.Priority, q.Tenant, q.Stream, q.Domain, q.Pool}] = q.ID
 		r.nextID = max(r.nextID, q.ID)
 	}
 	return nil
@@ -286,13 +287,13 @@ func (r *recovery) put(e Entry) bool {
 }
 
 func (r *recovery) queue(m *mail.Message) uint32 {
-	name := queueName{m.Priority, m.Tenant, m.Stream, m.Domain()}
+	name := queueName{m.Priority, m.Tenant, m.Stream, m.Domain(), m.Pool}
 	id := r.queues[name]
 	if id == 0 {
 		r.nextID++
 		id = r.nextID
 		r.queues[name] = id
-		r.update.queues = append(r.update.queues, QueueRecord{ID: id, Priority: m.Priority, Tenant: m.Tenant, Stream: m.Stream, Domain: name.domain})
+		r.update.queues = append(r.update.queues, QueueRecord{ID: id, Priority: m.Priority, Tenant: m.Tenant, Stream: m.Stream, Domain: name.domain, Pool: m.Pool})
 	}
 	return id
 }

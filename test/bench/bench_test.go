@@ -132,12 +132,12 @@ func TestFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	o, err := parse([]string{"-godwit", exe, "-quick", "-only", "plain,floor"}, &out)
+	o, err := parse(suiteRelay, []string{"-godwit", exe, "-quick", "-only", "plain,floor"}, &out)
 	if err != nil || o.rounds != 1 || o.load != 5*time.Second || len(o.only) != 2 {
 		t.Error(o, err, out.String())
 	}
 	for _, args := range [][]string{{"-only", "plane"}, {"-rounds", "0"}, {"-seconds", "0.1"}, {"-godwit", "/nonexistent"}} {
-		if o, err := parse(append([]string{"-godwit", exe}, args...), &out); err == nil {
+		if o, err := parse(suiteRelay, append([]string{"-godwit", exe}, args...), &out); err == nil {
 			t.Errorf("%v was taken: %+v", args, o)
 		}
 	}

@@ -16,7 +16,9 @@ type figure struct {
 }
 
 // figures lists all of them in the order in which they are printed.
-func figures() []figure {
+func figures() []figure { return append(relayFigures(), egressFigures()...) }
+
+func relayFigures() []figure {
 	return []figure{
 		{"relay.cpu_us_per_msg.plain", "us", "<= 170"},
 		{"relay.cpu_us_per_msg.dkim", "us", "<= 480"},
@@ -75,6 +77,7 @@ func (b *board) ratios() {
 		{"relay.e2e.plain.vs_postfix", "relay.e2e.plain", "relay.postfix"},
 		{"relay.e2e.dkim.vs_postfix", "relay.e2e.dkim", "relay.postfix_dkim"},
 		{"relay.e2e.plain_100.vs_postfix", "relay.e2e.plain_100", "relay.postfix_100"},
+		{"egress.proxy_ratio", "egress.relay_proxy", "egress.relay_direct"},
 	} {
 		a, okA := b.now[q[1]]
 		c, okC := b.now[q[2]]

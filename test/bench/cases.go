@@ -11,9 +11,23 @@ type benchCase struct {
 	postfix bool
 }
 
-// cases lists all of them in the order of a round. Those whose quotient is a
-// figure stand next to each other.
-func cases() []benchCase {
+// The suites: each is a command of its own.
+const (
+	suiteRelay  = "relay"
+	suiteEgress = "egress"
+)
+
+// cases lists those of a suite in the order of a round.
+func cases(suite string) []benchCase {
+	if suite == suiteEgress {
+		return egressCases()
+	}
+	return relayCases()
+}
+
+// relayCases are the delivery engine's. Those whose quotient is a figure stand
+// next to each other.
+func relayCases() []benchCase {
 	return []benchCase{
 		{name: "floor", about: "source straight into the sink", run: (*bench).floor},
 		{name: "plain", about: "accepted and delivered, unsigned", run: (*bench).plain},
@@ -36,9 +50,9 @@ func cases() []benchCase {
 	}
 }
 
-func caseNames() []string {
+func caseNames(suite string) []string {
 	var names []string
-	for _, c := range cases() {
+	for _, c := range cases(suite) {
 		names = append(names, c.name)
 	}
 	return names

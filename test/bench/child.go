@@ -91,9 +91,18 @@ type sinkProcess struct {
 // startSink starts a sink in fast mode: ten domains, each a site of its own.
 // With records it keeps the time of each delivery, else it only counts.
 func startSink(ctx context.Context, records bool) (*sinkProcess, error) {
+	return startSinkWith(ctx, sinkOptions(records))
+}
+
+func sinkOptions(records bool) sink.Options {
 	o := sink.DefaultOptions()
 	o.Count, o.NoSums = !records, true
 	o.Providers[0].OwnMX = true
+	return o
+}
+
+// startSinkWith starts a sink in a process of its own.
+func startSinkWith(ctx context.Context, o sink.Options) (*sinkProcess, error) {
 	cmd, err := self(ctx, childSink)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -24,25 +23,36 @@ import (
 // apiKey opens the engine's APIs; it guards nothing beyond a benchmark on loopback.
 const apiKey = "bench-bench-bench-bench-bench-bench-bench"
 
+// benchTenant is the tenant of apiKey.
+const benchTenant = "bench"
+
+// keyOf is the API key of a tenant.
+func keyOf(tenant string) string {
+	if tenant == benchTenant {
+		return apiKey
+	}
+	return apiKey + "-" + tenant
+}
+
 // engine is a running `godwit serve`.
 type engine struct {
+	*process
 	dir   string // holds the configuration and the spool
 	smtp  string
 	http  string // base URLs
 	admin string
 	ops   string
-	pid   int
-	began time.Time // just before the process was started
-
-	cmd  *exec.Cmd
-	log  *bytes.Buffer
-	done chan error
 }
 
 // engineOptions are what a case may change about the engine.
 type engineOptions struct {
-	dkim   string // PEM file, "" does not sign
-	cgroup string // memory cgroup to start it in, "" for ours
+	name    string   // host name; "" is engine
+	dkim    string   // PEM file, "" does not sign
+	cgroup  string   // memory cgroup to start it in, "" for ours
+	rules   string   // of throttling; "" allows 20 connections to a site
+	extra   string   // lines of configuration
+	tenants []string // beside bench
+	log     string   // level; "" is warn
 }
 
 // spool is the engine's volume.
@@ -50,46 +60,53 @@ func (e *engine) spool() string { return filepath.Join(e.dir, "spool") }
 
 // startEngine starts the engine in dir, on the spool that is there or a new one.
 func (b *bench) startEngine(ctx context.Context, dir string, s *sinkProcess, o engineOptions) (*engine, error) {
+	o.name = cmp.Or(o.name, "engine")
 	if err := os.MkdirAll(filepath.Join(dir, "spool"), 0o700); err != nil {
 		return nil, err
 	}
 	conf, ports := filepath.Join(dir, "godwit.toml"), filepath.Join(dir, "ports.json")
-	if err := os.WriteFile(conf, []byte(config(dir, s, o)), 0o600); err != nil {
+	rules := "version = 1\n" + cmp.Or(o.rules, "[default]\nconnections = 20\n")
+	if err := errors.Join(os.WriteFile(conf, []byte(configText(dir, s, o)), 0o600), os.WriteFile(filepath.Join(dir, "rules.toml"), []byte(rules), 0o600)); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(ports); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	e := &engine{dir: dir, log: new(bytes.Buffer), done: make(chan error, 1)}
 	args := []string{b.o.godwit, "serve", "-c", conf, "--ports", ports}
 	if o.cgroup != "" {
 		// The shell moves itself into the group, then becomes the engine.
 		args = append([]string{"/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, o.cgroup}, args...)
 	}
-	e.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
-	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
-	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	e.began = time.Now()
-	if err := e.cmd.Start(); err != nil {
+	p, err := startProcess(ctx, o.name, filepath.Join(dir, "godwit.log"), args)
+	if err != nil {
 		return nil, err
 	}
-	e.pid = e.cmd.Process.Pid
-	go func() { e.done <- e.cmd.Wait() }()
-	if err := e.waitPorts(ctx, ports); err != nil {
+	e := &engine{process: p, dir: dir}
+	text, err := e.awaitFile(ctx, ports)
+	if err == nil {
+		err = e.readPorts(text)
+	}
+	if err != nil {
 		return nil, errors.Join(err, e.kill())
 	}
 	return e, nil
 }
 
-// config is the engine's configuration: the defaults, but for where things are.
-func config(dir string, s *sinkProcess, o engineOptions) string {
+// configText is the engine's configuration: the defaults, but for where things are.
+func configText(dir string, s *sinkProcess, o engineOptions) string {
 	sum := sha256.Sum256([]byte(apiKey))
 	var c strings.Builder
-	fmt.Fprintf(&c, "hostname = \"engine.bench.test\"\nlog.level = \"warn\"\nops.listen = \"127.0.0.1:0\"\n"+
-		"queue.path = %q\ndns.servers = [%q]\nroute.port = %d\n", filepath.Join(dir, "spool"), s.DNS, s.Port)
+	fmt.Fprintf(&c, "hostname = \"%s.bench.test\"\nlog.level = %q\nops.listen = \"127.0.0.1:0\"\n"+
+		"queue.path = %q\ndns.servers = [%q]\nroute.port = %d\n", o.name, cmp.Or(o.log, "warn"), filepath.Join(dir, "spool"), s.DNS, s.Port)
+	fmt.Fprintf(&c, "throttle.packs = []\nthrottle.files = [%q]\n", filepath.Join(dir, "rules.toml"))
 	c.WriteString("smtp.listeners = [{ address = \"127.0.0.1:0\" }]\nsmtp.relay_from = [{ network = \"127.0.0.0/8\", tenant = \"bench\" }]\n")
-	fmt.Fprintf(&c, "http.listen = [\"127.0.0.1:0\"]\nhttp.keys = [{ name = \"bench\", tenant = \"bench\", sha256 = \"%x\" }]\n", sum)
+	c.WriteString("http.listen = [\"127.0.0.1:0\"]\nhttp.keys = [")
+	for _, tenant := range append([]string{benchTenant}, o.tenants...) {
+		fmt.Fprintf(&c, "{ name = %[1]q, tenant = %[1]q, sha256 = \"%[2]x\" }, ", tenant, sha256.Sum256([]byte(keyOf(tenant))))
+	}
+	c.WriteString("]\n")
 	fmt.Fprintf(&c, "admin.listen = [\"127.0.0.1:0\"]\nadmin.tokens = [{ name = \"bench\", sha256 = %q }]\n", hex.EncodeToString(sum[:]))
+	c.WriteString(o.extra)
 	if o.dkim != "" {
 		fmt.Fprintf(&c, "dkim.check_dns = false\ndkim.keys = [{ domain = \"source.test\", selector = \"bench\", file = %q }]\n", o.dkim)
 	}
@@ -109,26 +126,6 @@ func writeKey(path string) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-func (e *engine) waitPorts(ctx context.Context, path string) error {
-	for {
-		b, err := os.ReadFile(path)
-		if err == nil {
-			return e.readPorts(b)
-		}
-		select {
-		case err := <-e.done:
-			e.done <- err
-			return fmt.Errorf("engine ended at start (%v): %s", err, tail(e.log.String()))
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Millisecond):
-		}
-		if time.Since(e.began) > 2*time.Minute {
-			return errors.New("engine does not listen after two minutes")
-		}
-	}
-}
-
 func (e *engine) readPorts(b []byte) error {
 	var p struct {
 		SMTP  []string `json:"smtp"`
@@ -144,43 +141,6 @@ func (e *engine) readPorts(b []byte) error {
 	}
 	e.smtp, e.http, e.admin, e.ops = p.SMTP[0], "http://"+p.HTTP[0], "http://"+p.Admin[0], "http://"+p.Ops
 	return nil
-}
-
-// stop ends the engine the way an operator does and fails if it complains.
-func (e *engine) stop() error {
-	if err := e.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	select {
-	case err := <-e.done:
-		if err != nil {
-			return fmt.Errorf("engine: %w: %s", err, tail(e.log.String()))
-		}
-		return nil
-	case <-time.After(time.Minute):
-		return errors.Join(errors.New("engine did not stop within a minute"), e.kill())
-	}
-}
-
-// kill ends the engine without warning. It is no error if it is gone.
-func (e *engine) kill() error {
-	_ = e.cmd.Process.Kill() // gone already, or dies now
-	select {
-	case <-e.done:
-		return nil
-	case <-time.After(time.Minute):
-		return errors.New("engine survived SIGKILL for a minute")
-	}
-}
-
-// tail is the end of a log.
-func tail(s string) string {
-	const most = 2000
-	s = strings.TrimSpace(s)
-	if len(s) > most {
-		s = "…" + s[len(s)-most:]
-	}
-	return s
 }
 
 // suspendAll stops delivery of everything.

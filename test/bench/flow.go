@@ -68,7 +68,7 @@ func (b *bench) flow(ctx context.Context, f flow) (r *flowResult, err error) {
 	}
 	r, err = b.push(ctx, f, e, s)
 	if err != nil {
-		return nil, errors.Join(err, fmt.Errorf("engine's log: %s", tail(e.log.String())), e.kill())
+		return nil, errors.Join(err, fmt.Errorf("engine's log: %s", e.tail()), e.kill())
 	}
 	return r, e.stop()
 }

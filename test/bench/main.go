@@ -1,8 +1,9 @@
 // Command bench measures the program from outside, as its neighbours see it.
 //
 //	go run ./test/bench relay -godwit bin/godwit
+//	go run ./test/bench egress -godwit bin/godwit
 //
-// relay is the delivery engine's benchmark. Source, engine and sink are three
+// egress is the benchmark of limits and sending addresses (egress.go tells more). relay is the delivery engine's benchmark. Source, engine and sink are three
 // processes: the engine is `godwit serve` with a generated configuration, the
 // sink is internal/sink and the source is internal/load, each in a process
 // that this program makes by running itself (child.go), or Postfix's
@@ -44,6 +45,7 @@ const (
 
 // options are the command line's.
 type options struct {
+	suite   string
 	godwit  string
 	dir     string
 	profile string
@@ -53,6 +55,7 @@ type options struct {
 	messages
 	quick   bool
 	postfix bool
+	egressOptions
 }
 
 // messages are how many the cases of fixed size inject.
@@ -76,18 +79,18 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	}
 	var err error
 	switch name {
-	case "relay":
-		o, perr := parse(args[1:], errOut)
+	case suiteRelay, suiteEgress:
+		o, perr := parse(name, args[1:], errOut)
 		if perr != nil {
 			return exitUsage
 		}
-		err = relay(ctx, o, out)
+		err = measure(ctx, o, out)
 	case childSink:
 		err = sinkMain(ctx, in, out)
 	case childLoad:
 		err = loadMain(ctx, in, out)
 	default:
-		fmt.Fprintln(errOut, "usage: bench relay [flags]; bench relay -h lists them")
+		fmt.Fprintln(errOut, "usage: bench relay|egress [flags]; bench egress -h lists them")
 		return exitUsage
 	}
 	if err != nil {
@@ -97,26 +100,31 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	return exitOK
 }
 
-func parse(args []string, errOut io.Writer) (*options, error) {
-	o := &options{messages: messages{scheduled: 1_000_000, batch: 100_000, alone: 1000}}
-	f := flag.NewFlagSet("bench relay", flag.ContinueOnError)
+func parse(suite string, args []string, errOut io.Writer) (*options, error) {
+	o := &options{suite: suite, messages: messages{scheduled: 1_000_000, batch: 100_000, alone: 1000}}
+	f := flag.NewFlagSet("bench "+suite, flag.ContinueOnError)
 	f.SetOutput(errOut)
-	only := f.String("only", "", "comma-separated cases to run, of: "+strings.Join(caseNames(), " "))
-	seconds := f.Float64("seconds", 30, "how long a source injects, in seconds")
+	only := f.String("only", "", "comma-separated cases to run, of: "+strings.Join(caseNames(suite), " "))
+	inject := f.Float64(map[string]string{suiteRelay: "seconds", suiteEgress: "flow-seconds"}[suite], 30, "how long a source injects, in seconds")
 	f.StringVar(&o.godwit, "godwit", "bin/godwit", "the program to measure")
 	f.StringVar(&o.dir, "dir", "", "folder for spools, on a real disk; the default is a new one under the present folder's bin")
 	f.StringVar(&o.profile, "profile", "", "folder to save CPU profiles of the engine in; their tops are printed")
 	f.IntVar(&o.rounds, "rounds", 3, "rounds; figures are medians over them")
 	f.BoolVar(&o.quick, "quick", false, "for development: one round of 5 s, a tenth of the messages")
-	f.BoolVar(&o.postfix, "postfix", true, "also measure Postfix where it is installed and we are root")
+	if suite == suiteEgress {
+		o.egressOptions.flags(f)
+	} else {
+		f.BoolVar(&o.postfix, "postfix", true, "also measure Postfix where it is installed and we are root")
+	}
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
 	if o.quick {
-		o.rounds, *seconds = 1, 5
+		o.rounds, *inject = 1, 5
 		o.messages = messages{scheduled: 100_000, batch: 100_000, alone: 100}
+		o.egressOptions.quick()
 	}
-	o.load = time.Duration(*seconds * float64(time.Second))
+	o.load = time.Duration(*inject * float64(time.Second))
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
 	}
@@ -128,7 +136,7 @@ func parse(args []string, errOut io.Writer) (*options, error) {
 }
 
 func (o *options) check() error {
-	known := strings.Join(caseNames(), " ")
+	known := strings.Join(caseNames(o.suite), " ")
 	for _, name := range o.only {
 		if !strings.Contains(" "+known+" ", " "+name+" ") {
 			return fmt.Errorf("no case %q; the cases are: %s", name, known)
@@ -136,6 +144,9 @@ func (o *options) check() error {
 	}
 	if o.rounds < 1 || o.load < time.Second {
 		return errors.New("at least one round and one second are needed")
+	}
+	if err := o.egressOptions.check(o.suite); err != nil {
+		return err
 	}
 	path, err := filepath.Abs(o.godwit)
 	if err != nil {

@@ -13,9 +13,12 @@ import (
 // name{labels} as they are printed.
 type metrics map[string]float64
 
-// metrics reads /metrics.
-func (e *engine) metrics(ctx context.Context) (metrics, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, e.ops+"/metrics", nil)
+// metrics reads the engine's.
+func (e *engine) metrics(ctx context.Context) (metrics, error) { return readMetrics(ctx, e.ops) }
+
+// readMetrics reads /metrics; ops is a base URL.
+func readMetrics(ctx context.Context, ops string) (metrics, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, ops+"/metrics", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -23,13 +23,19 @@ type bench struct {
 	rate map[string]float64
 }
 
-// relay runs all rounds and prints the figures.
-func relay(ctx context.Context, o *options, out io.Writer) (err error) {
+// measure runs all rounds of a suite and prints the figures.
+func measure(ctx context.Context, o *options, out io.Writer) (err error) {
 	b := &bench{o: o, out: out, board: newBoard(), rate: map[string]float64{}}
 	if err := b.prepare(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	defer func() {
+		if o.keep {
+			b.say("kept: %s", b.dir)
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(b.dir))
+	}()
 	if err := b.describe(); err != nil {
 		return err
 	}
@@ -51,7 +57,7 @@ func relay(ctx context.Context, o *options, out io.Writer) (err error) {
 // runRound runs each case once. An invalid run is reported and does not stop the others.
 func (b *bench) runRound(ctx context.Context) error {
 	var invalid error
-	for _, c := range cases() {
+	for _, c := range cases(b.o.suite) {
 		if !b.wants(c) || ctx.Err() != nil {
 			continue
 		}

@@ -79,7 +79,7 @@ func (b *bench) million(ctx context.Context, group string, then func(e *engine, 
 	}
 	anon, err := b.schedule(ctx, e)
 	if err != nil {
-		return errors.Join(err, fmt.Errorf("engine's log: %s", tail(e.log.String())), e.kill())
+		return errors.Join(err, fmt.Errorf("engine's log: %s", e.tail()), e.kill())
 	}
 	return then(e, s, anon)
 }
@@ -205,7 +205,7 @@ func (b *bench) restart(ctx context.Context, e *engine, s *sinkProcess) error {
 	ready := time.Since(again.began)
 	st, err := s.waitFor(ctx, 1, 2*time.Minute)
 	if err != nil {
-		return errors.Join(err, fmt.Errorf("engine's log: %s", tail(again.log.String())), again.kill())
+		return errors.Join(err, fmt.Errorf("engine's log: %s", again.tail()), again.kill())
 	}
 	took := st.Total.FirstAccept.Sub(again.began)
 	b.say("    stopped in %.2f s; page cache dropped; listening after %.2f s, due message delivered after %.2f s", stopped.Seconds(), ready.Seconds(), took.Seconds())

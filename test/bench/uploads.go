@@ -33,7 +33,7 @@ func (b *bench) uploads(ctx context.Context) (err error) {
 		return err
 	}
 	if err := b.uploadAll(ctx, e); err != nil {
-		return errors.Join(err, fmt.Errorf("engine's log: %s", tail(e.log.String())), e.kill())
+		return errors.Join(err, fmt.Errorf("engine's log: %s", e.tail()), e.kill())
 	}
 	return e.stop()
 }

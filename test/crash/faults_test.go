@@ -149,7 +149,8 @@ func TestTruncatedIndex(t *testing.T) {
 		t.Errorf("the damaged index was not kept: %v", kept)
 	}
 	w.start()
-	w.settle() // the suspension went with the index
+	w.resume() // the suspension did not go with the index: it is a shared record
+	w.settle()
 }
 
 // TestDamagedIndexPages: whatever pages of the index are garbage, the engine

@@ -103,6 +103,8 @@ events = { segment_size = "1MiB", max_size = "256MiB" }
 servers = ["{{.DNS}}"]
 [route]
 port = {{.Port}}
+[throttle]
+packs = []
 [deliver]
 messages_per_session = 30
 [events_file]

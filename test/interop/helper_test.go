@@ -104,6 +104,8 @@ listen = []
 listen = []
 [queue]
 path = "{{.Dir}}/spool"
+[throttle]
+packs = []
 [events_file]
 path = "{{.Dir}}/events.jsonl"
 `

@@ -48,7 +48,7 @@ type Engine struct {
 	Config string // its configuration file
 	Ports  Ports
 
-	binary string
+	call   []string // the command line but for the options
 	cmd    *exec.Cmd
 	log    output
 	exited chan struct{}
@@ -60,12 +60,19 @@ type Ports struct {
 	SMTP  []string `json:"smtp"`
 	HTTP  []string `json:"http"`
 	Admin []string `json:"admin"`
+	Proxy []string `json:"proxy"` // of godwit proxy
 	Ops   string   `json:"ops"`
 }
 
 // Start runs the program with a configuration file and waits until it serves.
 func Start(binary, config string) (*Engine, error) {
-	e := &Engine{Config: config, binary: binary}
+	return StartRole(config, binary, "serve")
+}
+
+// StartRole is Start with the command that takes a configuration file, such as
+// "godwit", "proxy"; a program that runs it, such as "ip netns exec", may stand before it.
+func StartRole(config string, call ...string) (*Engine, error) {
+	e := &Engine{Config: config, call: call}
 	return e, e.start()
 }
 
@@ -74,7 +81,8 @@ func (e *Engine) start() error {
 	if err := os.Remove(ports); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	e.cmd = exec.Command(e.binary, "serve", "-c", e.Config, "--ports", ports)
+	args := append(append([]string(nil), e.call[1:]...), "-c", e.Config, "--ports", ports)
+	e.cmd = exec.Command(e.call[0], args...)
 	e.cmd.Stderr, e.cmd.Stdout = &e.log, &e.log
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := e.cmd.Start(); err != nil {
