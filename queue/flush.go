@@ -68,7 +68,7 @@ func (q *Queue) wakeInjectors(failed bool) {
 func (q *Queue) awaitRoom(ctx context.Context) error {
 	for {
 		q.mu.Lock()
-		room, settled, fails := len(q.live) <= 2*q.options().MaxInMemory, q.settled, q.flushFails
+		room, settled, fails := len(q.unindexed) <= 2*q.options().MaxInMemory, q.settled, q.flushFails
 		q.mu.Unlock()
 		switch {
 		case room:

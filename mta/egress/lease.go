@@ -113,7 +113,7 @@ func (l *lease) Slot(ctx context.Context, a queue.Asker) (mail.Pass, error) {
 	case errors.As(err, &late): // so far off that an open connection is of no use until then
 		l.useless(func(at spot, now time.Time) { l.gate.rest(at, now, late) })
 	case errors.Is(err, desk.ErrDown): // the next connection would do no better
-		l.useless(func(at spot, now time.Time) { l.gate.fail(at, now, err) })
+		l.useless(func(at spot, now time.Time) { l.gate.fail(spot{at.source, ""}, now, err) }) // once a session: no reason for a pause that grows
 	}
 	return pass, err
 }
