@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/internal/trace"
 	"github.com/godwit-mta/godwit/mta/accept"
 	"github.com/godwit-mta/godwit/mta/deliver"
 	"github.com/godwit-mta/godwit/mta/egress"
@@ -15,10 +16,16 @@ import (
 // translate where Go wants the exact type.
 
 // sessions lets the queue open sessions of the deliverer.
-type sessions struct{ d *deliver.Deliverer }
+type sessions struct {
+	d     *deliver.Deliverer
+	trace *trace.Recorder
+}
 
 func (a sessions) Open(ctx context.Context, r mail.Route, l queue.Lease) (queue.Session, error) {
-	dialer, _ := l.(deliver.Dialer) // a lease of the gate dials from its source
+	var dialer deliver.Dialer
+	if own, ok := l.(deliver.Dialer); ok { // a lease of the gate dials from its source
+		dialer = tracingDialer{own, a.trace}
+	}
 	s, err := a.d.Open(ctx, r, dialer)
 	if err != nil {
 		return nil, err

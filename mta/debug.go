@@ -118,6 +118,13 @@ type tracingDialer struct {
 	r *trace.Recorder
 }
 
+// Serial implements deliver.Serial for dialers that do.
+func (d tracingDialer) Serial() bool {
+	s, ok := d.Dialer.(deliver.Serial)
+	return ok && s.Serial()
+}
+
+// Dial implements deliver.Dialer.
 func (d tracingDialer) Dial(ctx context.Context, route mail.Route, addr netip.AddrPort) (net.Conn, error) {
 	c, err := d.Dialer.Dial(ctx, route, addr)
 	if err != nil || !d.r.Active() {

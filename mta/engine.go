@@ -187,7 +187,7 @@ func (e *Engine) buildDelivery() (err error) {
 	if err != nil {
 		return err
 	}
-	e.deliver, err = deliver.New(o.Deliver, deliver.Deps{Dialer: tracingDialer{direct, e.trace}, Resolver: e.resolver, Composer: e.composer,
+	e.deliver, err = deliver.New(o.Deliver, deliver.Deps{Dialer: direct, Resolver: e.resolver, Composer: e.composer,
 		Hostname: o.Hostname, Own: e.router.Own, Logger: d.Logger, Registerer: d.Registerer})
 	if err != nil {
 		return err
@@ -196,7 +196,7 @@ func (e *Engine) buildDelivery() (err error) {
 	if err != nil {
 		return err
 	}
-	e.queue.SetDeliverer(e.router, e.outward.gate, sessions{e.deliver}, reports)
+	e.queue.SetDeliverer(e.router, e.outward.gate, sessions{e.deliver, e.trace}, reports)
 	return nil
 }
 

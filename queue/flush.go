@@ -62,8 +62,8 @@ func (q *Queue) wakeInjectors(failed bool) {
 	q.settled = make(chan struct{})
 }
 
-// awaitRoom waits while memory holds more messages than it may, for the index
-// to take some. It is what slows down injectors that outrun the disk. While the
+// awaitRoom waits while more messages than may be are in memory alone, for the index
+// to take some. Rows that were read back for delivery do not count: it has them. It is what slows down injectors that outrun the disk. While the
 // index cannot be written, for want of space as a rule, it does not wait.
 func (q *Queue) awaitRoom(ctx context.Context) error {
 	for {

@@ -13,8 +13,8 @@ import (
 
 // Repair rebuilds the index of a volume from its segments and event log. The
 // old index file is kept beside the new one, with the time in its name.
-// Operator actions and idempotency keys older than the segments are lost with
-// it; no message is, but for those in Recovery.Damage.
+// Idempotency keys older than the segments are lost with it, and stored actions,
+// of which the shared records bring suspensions back; no message is, but for those in Recovery.Damage.
 func Repair(ctx context.Context, dir string, o Options, d Deps) (*Recovery, error) {
 	s, r, err := open(ctx, dir, o, d, true)
 	if err != nil {
