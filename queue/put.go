@@ -66,13 +66,27 @@ func (q *Queue) register(b *mail.Batch, locs []spool.Loc, told func()) {
 		q.unindexed = append(q.unindexed, it)
 		q.live[m.ID] = it
 		it.queue.items++
-		if it.due > now || it.queue.fifo.len() >= o.MaxReady || len(q.live) > o.MaxInMemory {
+		if it.due > now || !q.fits(it, o) {
 			it.place = placeParked
 			continue
 		}
 		q.keepBody(it, b, o)
 		q.ready(it)
 	}
+}
+
+// fits reports whether a new message that is due stays in memory. Else it waits on disk, and is
+// read back only after the index has it, a second or two later. Urgent mail would notice that: a little
+// of it for each domain stays however much else there is, as refill reads at least one of each.
+func (q *Queue) fits(it *item, o *Options) bool {
+	most := o.MaxReady
+	if len(q.live) > o.MaxInMemory {
+		if it.msg.Priority != mail.Urgent {
+			return false
+		}
+		most /= 10
+	}
+	return it.queue.fifo.len() < most
 }
 
 // keepBody keeps a just accepted body in memory for its first attempt, while the budget lasts.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,11 +74,13 @@ type fakeSession struct {
 }
 
 func (s *fakeSession) Deliver(_ context.Context, msgs []*mail.Message, _ mail.Pass) []mail.Outcome {
-	if s.w.took > 0 {
-		time.Sleep(s.w.took)
-	}
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
+	if took := s.w.took; took > 0 {
+		s.w.mu.Unlock()
+		time.Sleep(took)
+		s.w.mu.Lock()
+	}
 	s.n++
 	s.w.groups = append(s.w.groups, len(msgs))
 	out := make([]mail.Outcome, len(msgs))
@@ -293,6 +296,31 @@ func TestBacklogOnDisk(t *testing.T) {
 		checkOnce(t, w, n)
 		if q.Queued() != 0 {
 			t.Errorf("%d queued", q.Queued())
+		}
+	})
+}
+
+// TestUrgentWhenMemoryIsFull: an urgent message does not wait for the index as others must.
+func TestUrgentWhenMemoryIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.took = 40 * time.Second
+		o := testOptions(t.TempDir())
+		w.perSite, o.MaxReady, o.MaxInMemory = 1, 10, 10
+		q := start(t, o, w)
+		defer stop(t, q)
+		for i := range 30 {
+			inject(t, q, nil, fmt.Sprintf("r@d%d.test", i))
+		}
+		time.Sleep(10 * time.Second)
+		w.mu.Lock()
+		w.took = 0
+		w.mu.Unlock()
+		inject(t, q, nil, "r@bulk.test")
+		inject(t, q, func(m *mail.Message) { m.Priority = mail.Urgent }, "urgent@fresh.test")
+		time.Sleep(100 * time.Millisecond)
+		if delivered, _ := w.got(); !slices.Equal(delivered, []string{"urgent@fresh.test"}) {
+			t.Errorf("delivered %v; want the urgent message alone", delivered)
 		}
 	})
 }
