@@ -20,7 +20,7 @@ type Schema interface {
 // schema describes t; named structs become components and are referred to.
 func (d *Document) schema(t reflect.Type) (object, error) {
 	switch {
-	case t.Implements(reflect.TypeFor[Schema]()):
+	case t.Kind() != reflect.Pointer && t.Implements(reflect.TypeFor[Schema]()): // a pointer to one is looked at below
 		var out object
 		err := json.Unmarshal([]byte(reflect.Zero(t).Interface().(Schema).JSONSchema()), &out)
 		return out, err

@@ -103,7 +103,7 @@ func (h recHeader) encode(b *[HeaderSize]byte, off int64) {
 
 // parseRecHeader reads the header that stands at off; ok is false unless it is valid there.
 func parseRecHeader(b []byte, off int64, generation uint64) (h recHeader, ok bool) {
-	if len(b) < HeaderSize || binary.LittleEndian.Uint64(b[16:]) != generation ||
+	if len(b) < HeaderSize || recordGeneration(b) != generation ||
 		binary.LittleEndian.Uint32(b) != headerCRC(b[4:HeaderSize], off) {
 		return recHeader{}, false
 	}
@@ -115,6 +115,9 @@ func parseRecHeader(b []byte, off int64, generation uint64) (h recHeader, ok boo
 		group:      int64(binary.LittleEndian.Uint64(b[24:])),
 	}, true
 }
+
+// recordGeneration is the generation that a record's header names, valid or not.
+func recordGeneration(b []byte) uint64 { return binary.LittleEndian.Uint64(b[16:]) }
 
 // headerCRC is the CRC-32C of the header's fields, mixed with the offset at
 // which it stands: different below 4 GiB for any two offsets.

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -178,13 +179,21 @@ func (l *Log) create(haveManifest bool) error {
 	return nil
 }
 
-// replaceLost begins a new segment when the last one found is sealed: a sealed segment's
-// successor was durable before the seal was written, so its file has been lost. Its number stays
-// unused and Scan reports it.
+// replaceLost begins a new segment when nothing more can go into the last one found. If that is sealed
+// its successor, which was durable before the seal was written, has been lost: the successor's number stays
+// unused and Scan reports it. If it only has a damaged header it may have been the active one, and nothing
+// is missing behind it.
 func (l *Log) replaceLost() error {
-	l.nextSeq = l.segs[len(l.segs)-1].seq + 1
-	l.log.Error("the segment after the last sealed one is missing", "segment", l.nextSeq)
-	l.nextSeq++
+	last := l.segs[len(l.segs)-1]
+	sealed, err := last.hasSeal()
+	if err != nil {
+		return err
+	}
+	l.nextSeq = last.seq + 1
+	if sealed {
+		l.log.Error("the segment after the last sealed one is missing", "segment", l.nextSeq)
+		l.nextSeq++
+	}
 	s, err := l.takeSpare()
 	if err != nil {
 		return err
@@ -192,6 +201,34 @@ func (l *Log) replaceLost() error {
 	l.segs = append(l.segs, s)
 	l.start(s, FirstOffset)
 	return nil
+}
+
+// hasSeal reports whether the records of s end with a seal. When its header is damaged they are read with the generation that
+// the first of them names; a first record that is damaged too counts as a seal, since there may have been one.
+func (s *segment) hasSeal() (bool, error) {
+	if s.corrupt == "" {
+		return true, nil // recoverTail found it
+	}
+	r := &segReader{file: s.file, end: s.used, buf: make([]byte, scanBuffer)}
+	first, err := r.bytes(FirstOffset, HeaderSize)
+	if err != nil {
+		return false, fmt.Errorf("segment %d: %w", s.seq, err)
+	}
+	if len(first) < HeaderSize {
+		return true, nil
+	}
+	if len(bytes.Trim(first, "\x00")) == 0 {
+		return false, nil // no record was ever written
+	}
+	r.generation = recordGeneration(first)
+	if _, ok := parseRecHeader(first, FirstOffset, r.generation); !ok {
+		return true, nil
+	}
+	t, err := findTail(r)
+	if err != nil {
+		return false, fmt.Errorf("segment %d: %w", s.seq, err)
+	}
+	return t.sealed, nil
 }
 
 // start makes s the active segment with its next record at off.

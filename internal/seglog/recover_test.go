@@ -316,9 +316,19 @@ func TestRecycledStaleData(t *testing.T) {
 	}
 }
 
+// TestDamagedHeaders damages the header of each segment, the active one too, with a spare behind it and without: a spare may
+// or may not be ready when a log is closed.
 func TestDamagedHeaders(t *testing.T) {
+	for _, spares := range []int{0, 1} {
+		t.Run(fmt.Sprint(spares), func(t *testing.T) { damagedHeaders(t, spares) })
+	}
+}
+
+func damagedHeaders(t *testing.T, spares int) {
 	dir := t.TempDir()
-	l := open(t, dir, small(), nil)
+	o := small()
+	o.Spares = spares
+	l := open(t, dir, o, nil)
 	want := text("r", 30, 1000)
 	pos := add(t, l, want...)
 	l.Close()
@@ -331,13 +341,39 @@ func TestDamagedHeaders(t *testing.T) {
 		b := readFile(t, path)
 		b[20] ^= 1
 		writeFile(t, path, b)
-		l := open(t, sub, small(), nil)
-		add(t, l, "goes on")
-		got, damage := contents(t, l)
-		if len(damage) != 1 || damage[0].Segment != uint64(i+1) || got[len(got)-1] != "goes on" {
-			t.Fatalf("segment %d: %d records, %v", i+1, len(got), damage)
+		for range 2 {
+			l := open(t, sub, o, nil)
+			add(t, l, "goes on")
+			got, damage := contents(t, l)
+			if len(damage) != 1 || damage[0].Segment != uint64(i+1) || got[len(got)-1] != "goes on" {
+				t.Fatalf("segment %d: %d records, %v", i+1, len(got), damage)
+			}
+			l.Close()
 		}
-		l.Close()
+	}
+}
+
+// TestDamagedHeaderBeforeLostSegment: a seal behind the damaged header proves that there was a segment after it.
+func TestDamagedHeaderBeforeLostSegment(t *testing.T) {
+	dir := t.TempDir()
+	o := small()
+	o.Spares = 0
+	l := open(t, dir, o, nil)
+	pos := add(t, l, text("r", 30, 1000)...)
+	l.Close()
+	last := pos[len(pos)-1].Seg
+	if err := os.Remove(filepath.Join(dir, segmentName(last))); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, segmentName(last-1))
+	b := readFile(t, path)
+	b[20] ^= 1
+	writeFile(t, path, b)
+	l = open(t, dir, o, nil)
+	next := add(t, l, "goes on")[0]
+	_, damage := contents(t, l)
+	if len(damage) != 2 || damage[0].Segment != last-1 || damage[1].Segment != last || next.Seg != last+1 {
+		t.Fatalf("went on at %v, damage %v", next, damage)
 	}
 }
 
