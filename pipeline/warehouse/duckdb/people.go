@@ -1,0 +1,267 @@
+//go:build cgo
+
+package duckdb
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/godwit-mta/godwit/pipeline/fact"
+	"github.com/godwit-mta/godwit/pipeline/warehouse"
+	"github.com/godwit-mta/godwit/pipeline/warehouse/keyset"
+)
+
+// edit is a profile that the batch makes, changes or removes.
+type edit struct {
+	tenant  fact.TenantID
+	profile fact.ProfileID
+	stored  bool // there is a row
+	state   *warehouse.Profile
+	changed bool
+}
+
+// takeChanges applies the batch's changes and merges to profiles, in order.
+func (p *plan) takeChanges(ctx context.Context) error {
+	p.edits = map[fact.ProfileID]*edit{}
+	skip := p.lookAtChanges()
+	if err := p.fetchProfiles(ctx); err != nil {
+		return err
+	}
+	next := 0
+	for i := range p.b.Changes {
+		for ; next < len(p.merges) && p.merges[next].Changes <= i; next++ {
+			p.join(&p.merges[next])
+		}
+		if !skip[i] {
+			p.apply(&p.b.Changes[i])
+		}
+	}
+	for ; next < len(p.merges); next++ {
+		p.join(&p.merges[next])
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(p.edits), compareProfiles) {
+		switch e := p.edits[id]; {
+		case e.state != nil && e.changed:
+			p.people = append(p.people, e)
+			if e.stored {
+				p.old = append(p.old, id)
+			}
+		case e.state == nil && e.stored:
+			p.old = append(p.old, id)
+		}
+	}
+	return nil
+}
+
+func compareProfiles(a, b fact.ProfileID) int { return slices.Compare(a[:], b[:]) }
+
+// lookAtChanges finds what has to be read, and which changes say nothing new.
+func (p *plan) lookAtChanges() (skip []bool) {
+	skip = make([]bool, len(p.b.Changes))
+	named := map[string]bool{}
+	for i := range p.b.Changes {
+		c := &p.b.Changes[i]
+		if !named[c.Tenant] {
+			named[c.Tenant] = true
+			if !p.d.named[p.d.tenant(c.Tenant)] {
+				p.newTenants = append(p.newTenants, c.Tenant)
+			}
+		}
+		if p.edits[c.Profile] == nil && p.nothingNew(c) {
+			skip[i] = true
+			continue
+		}
+		p.edit(c.Tenant, c.Profile)
+	}
+	for _, m := range p.merges {
+		p.edit(m.Tenant, m.Source)
+		if !m.Destination.IsZero() {
+			p.edit(m.Tenant, m.Destination)
+		}
+	}
+	return skip
+}
+
+// edit notes that a profile is to be looked at; one that is new gets its key.
+func (p *plan) edit(tenant string, id fact.ProfileID) *edit {
+	e := p.edits[id]
+	if e == nil {
+		k := keyset.KeyOf(id)
+		e = &edit{tenant: p.d.tenant(tenant), profile: id, stored: p.d.keys.Has(k)}
+		p.edits[id] = e
+		p.fresh.Add(k)
+	}
+	return e
+}
+
+// nothingNew reports whether a profile that is there was told the same before. A profile takes an identifier only if it
+// has none of that kind, so the same ones change nothing a second time, unless one was taken away in between.
+func (p *plan) nothingNew(c *warehouse.Change) bool {
+	e := p.d.known.at(c.Profile)
+	var k keyset.Key
+	told := same(c.Change)
+	if c.Change != nil && (told == 0 || e.profile != c.Profile || e.same != told) {
+		return false
+	}
+	if k = p.hash.who(c.Profile, c.Who); e.profile == c.Profile && e.who == k.Hi {
+		return true
+	}
+	if p.d.cleared[c.Profile] || !p.d.keys.Has(k) {
+		return false
+	}
+	e = p.d.known.take(c.Profile)
+	e.who = k.Hi
+	return true
+}
+
+// apply applies one change.
+func (p *plan) apply(c *warehouse.Change) {
+	e := p.edit(c.Tenant, c.Profile)
+	now := c.At.UnixMilli()
+	who := p.hash.who(c.Profile, c.Who)
+	p.fresh.Add(who)
+	remember := p.d.known.take(c.Profile)
+	remember.who, remember.same = who.Hi, same(c.Change)
+	if e.state == nil {
+		e.state, e.changed = &warehouse.Profile{Created: now, Updated: now}, true
+	}
+	before := fingerprint(e.state)
+	e.state.Know(c.Who)
+	ids := e.state.IDs
+	if c.Change != nil {
+		if err := e.state.Apply(c.Change, now); err != nil {
+			p.d.log.Error("a change of a profile is no JSON and is left out", "profile", c.Profile, "error", err)
+		}
+	}
+	for i := range ids {
+		if ids[i] != "" && e.state.IDs[i] == "" {
+			p.clear(c.Profile)
+			remember.who = 0
+		}
+	}
+	if fingerprint(e.state) != before {
+		e.changed = true
+		e.state.Updated = max(e.state.Updated, now)
+	}
+}
+
+// clear notes that a profile lost an identifier. From then on it takes one again whenever it lacks one.
+func (p *plan) clear(id fact.ProfileID) {
+	if !p.d.cleared[id] && !slices.Contains(p.cleared, id) {
+		p.cleared = append(p.cleared, id)
+	}
+}
+
+// join merges one profile into another, or removes it.
+func (p *plan) join(m *merge) {
+	source := p.edit(m.Tenant, m.Source)
+	from := source.state
+	source.state = nil
+	p.d.known.forget(m.Source)
+	if from == nil || m.Destination.IsZero() {
+		return
+	}
+	to := p.edit(m.Tenant, m.Destination)
+	p.d.known.forget(m.Destination)
+	to.changed = true
+	if to.state == nil {
+		to.state = from
+		to.state.Updated = max(from.Updated, m.At.UnixMilli())
+		return
+	}
+	before := fingerprint(to.state)
+	to.state.Merge(from)
+	if fingerprint(to.state) != before {
+		to.state.Updated = max(to.state.Updated, m.At.UnixMilli())
+	}
+}
+
+// fetchProfiles reads the profiles that are stored and looked at.
+func (p *plan) fetchProfiles(ctx context.Context) error {
+	var ids []fact.ProfileID
+	tenants := map[fact.TenantID]bool{}
+	for id, e := range p.edits {
+		if e.stored {
+			e.stored = false // its key may be left of a row that is gone
+			ids = append(ids, id)
+			tenants[e.tenant] = true
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	where, err := p.d.whereAny(ctx, slices.Collect(maps.Keys(tenants)), ids)
+	if err != nil {
+		return err
+	}
+	s := p.d.profiles
+	n := len(s.fixed) + len(s.extra)
+	return p.d.each(ctx, s.union(s.runs, where), func(scan func(...any) error) error {
+		values, to := make([]any, n), make([]any, n)
+		for i := range values {
+			to[i] = &values[i]
+		}
+		if err := scan(to...); err != nil {
+			return err
+		}
+		var id uuid
+		if err := id.Scan(values[prProfile]); err != nil {
+			return err
+		}
+		e := p.edits[fact.ProfileID(id)]
+		e.stored = true
+		e.state, err = s.decode(values)
+		return err
+	})
+}
+
+// whereAny is a condition that finds profiles: by a list if they are few, which skips most of the table, else by a
+// temporary table, which reads one column of all. Without tenants it is any's.
+func (d *DB) whereAny(ctx context.Context, tenants []fact.TenantID, ids []fact.ProfileID) (string, error) {
+	if len(ids) <= idsAtOnce {
+		return whereProfiles(tenants, ids), nil
+	}
+	if err := d.exec(ctx, sqlNoTouched); err != nil {
+		return "", err
+	}
+	err := fill(d.w, "temp", "main", "touched", func(s *sheet) error {
+		for _, id := range ids {
+			s.uuid(0, id)
+			if err := s.next(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return whereTouched, err
+}
+
+// deleteOld removes the events of profiles that left, and the rows of profiles that are written anew.
+func (p *plan) deleteOld(ctx context.Context) error {
+	for ids := range slices.Chunk(p.gone, idsAtOnce) {
+		where := p.whereMerged(ids)
+		for _, r := range p.d.events.runs {
+			if err := p.d.exec(ctx, sqlDelete(p.d.events.table(r), where)); err != nil {
+				return err
+			}
+		}
+	}
+	if len(p.old) == 0 {
+		return nil
+	}
+	tenants := map[fact.TenantID]bool{}
+	for _, id := range p.old {
+		tenants[p.edits[id].tenant] = true
+	}
+	where, err := p.d.whereAny(ctx, slices.Collect(maps.Keys(tenants)), p.old)
+	if err != nil {
+		return err
+	}
+	for _, r := range p.d.profiles.runs {
+		if err := p.d.exec(ctx, sqlDelete(p.d.profiles.table(r), where)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
