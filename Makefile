@@ -19,11 +19,11 @@ demo: ## Run the demo
 	$(GO) run ./cmd/godwit demo
 
 .PHONY: check
-check: fmt-check vet lint nocgo unit race fuzz-seeds generated e2e interop egress crash-short ## Everything CI runs
+check: fmt-check vet lint nocgo unit race fuzz-seeds generated e2e client interop egress crash-short ## Everything CI runs
 
 .PHONY: fmt-check
 fmt-check:
-	@out=$$(gofmt -l cmd config mta queue throttle proxy bounce internal test); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	@out=$$(gofmt -l cmd config mta queue throttle proxy bounce pipeline internal test); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 
 .PHONY: vet
 vet:
@@ -43,7 +43,7 @@ unit: ## Unit tests
 
 .PHONY: race
 race: ## Unit tests of everything with goroutines, under the race detector
-	$(GO) test -race -short ./mta/... ./queue/... ./throttle/... ./proxy/... ./internal/records ./internal/cluster ./internal/seglog ./internal/event ./internal/passwd ./internal/wire ./internal/trace ./internal/debugz ./internal/sink ./internal/load
+	$(GO) test -race -short ./mta/... ./queue/... ./throttle/... ./proxy/... ./pipeline/... ./internal/stream/... ./internal/keyed ./internal/records ./internal/cluster ./internal/seglog ./internal/event ./internal/passwd ./internal/wire ./internal/trace ./internal/debugz ./internal/sink ./internal/load
 
 .PHONY: fuzz-seeds
 fuzz-seeds: ## Every fuzzer on its seeds
@@ -61,7 +61,7 @@ generate: ## Write the generated pages
 	$(GO) run ./cmd/godwit config reference > docs/CONFIG.md
 	$(GO) test ./internal/event -run TestDoc -update
 	$(GO) test ./cmd/godwit -run TestDoc -update
-	GODWIT_REWRITE=1 $(GO) test -count=1 ./mta/httpd ./mta/adminapi
+	GODWIT_REWRITE=1 $(GO) test -count=1 ./mta/httpd ./mta/adminapi ./pipeline/api
 
 .PHONY: generated
 generated: ## The generated pages are as the code says
@@ -70,6 +70,10 @@ generated: ## The generated pages are as the code says
 .PHONY: e2e
 e2e: build ## Cases against the real program
 	$(GO) test -count=1 -tags e2e ./test/e2e/...
+
+.PHONY: client
+client: ## The public JavaScript client of the API against ours; skipped without Node.js
+	$(GO) test -count=1 -tags client ./test/client/...
 
 .PHONY: interop
 interop: build ## Other people's software as judge; GODWIT_INTEROP=require makes a missing one a failure
@@ -96,5 +100,9 @@ bench-relay: build ## The relay benchmark: prints BENCH lines
 bench-egress: build ## Limits over a cluster, proxies, many sites, fairness: prints BENCH lines
 	$(GO) run ./test/bench egress -godwit bin/godwit
 
+.PHONY: bench-pipeline
+bench-pipeline: build ## Ingest, counts, profiles: prints BENCH lines
+	$(GO) run ./test/bench pipeline -godwit bin/godwit
+
 .PHONY: bench
-bench: bench-relay bench-egress ## Every benchmark
+bench: bench-relay bench-egress bench-pipeline ## Every benchmark

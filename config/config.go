@@ -23,6 +23,7 @@ import (
 	"github.com/godwit-mta/godwit/mta/httpd"
 	"github.com/godwit-mta/godwit/mta/route"
 	"github.com/godwit-mta/godwit/mta/smtpd"
+	"github.com/godwit-mta/godwit/pipeline"
 	"github.com/godwit-mta/godwit/proxy"
 	"github.com/godwit-mta/godwit/proxy/server"
 	"github.com/godwit-mta/godwit/queue"
@@ -49,6 +50,7 @@ type File struct {
 	Compose  compose.Options       `toml:"compose" doc:"Making the bytes that go out."`
 	Render   render.Options        `toml:"render" doc:"Bounds on templates."`
 	Report   report.Options        `toml:"report" doc:"Delivery reports (DSN)."`
+	Pipeline pipeline.Options      `toml:"pipeline" doc:"The customer side: events, profiles, counts."`
 	Events   event.FileSinkOptions `toml:"events_file" doc:"File that events are written to, one JSON object a line."`
 
 	digest string
@@ -73,7 +75,7 @@ func Defaults() *File {
 		Accept: accept.DefaultOptions(), Queue: queue.DefaultOptions(), DNS: dns.DefaultOptions(),
 		Route: route.DefaultOptions(), Deliver: deliver.DefaultOptions(), DKIM: dkim.DefaultOptions(),
 		Throttle: egress.DefaultThrottle(), Egress: proxy.DefaultOptions(), Cluster: cluster.DefaultOptions(), Proxy: server.DefaultOptions(),
-		Compose: compose.DefaultOptions(), Report: report.DefaultOptions(), Render: render.DefaultOptions(), Events: event.DefaultFileSinkOptions(),
+		Compose: compose.DefaultOptions(), Report: report.DefaultOptions(), Render: render.DefaultOptions(), Events: event.DefaultFileSinkOptions(), Pipeline: pipeline.DefaultOptions(),
 	}
 }
 
@@ -90,7 +92,7 @@ func (f *File) sections() []section {
 		{"accept", f.Accept.Validate}, {"queue", f.Queue.Validate}, {"dns", f.DNS.Validate},
 		{"route", f.Route.Validate}, {"deliver", f.Deliver.Validate}, {"throttle", f.Throttle.Validate},
 		{"egress", f.Egress.Validate}, {"cluster", f.Cluster.Validate}, {"proxy", f.Proxy.Validate}, {"dkim", f.DKIM.Validate},
-		{"compose", f.Compose.Validate}, {"render", f.Render.Validate}, {"report", f.Report.Validate}, {"events_file", f.Events.Validate},
+		{"compose", f.Compose.Validate}, {"render", f.Render.Validate}, {"report", f.Report.Validate}, {"events_file", f.Events.Validate}, {"pipeline", f.Pipeline.Validate},
 	}
 }
 

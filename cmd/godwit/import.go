@@ -17,8 +17,10 @@ import (
 )
 
 type importCmd struct {
-	KumoMTAShaping importKumoCmd `cmd:"" name:"kumomta-shaping" help:"Translate a KumoMTA shaping file (TOML) into a rule file."`
-	PMTA           importPMTACmd `cmd:"" name:"pmta" help:"Translate a PowerMTA configuration into a rule file, sources and pools."`
+	KumoMTAShaping importKumoCmd     `cmd:"" name:"kumomta-shaping" help:"Translate a KumoMTA shaping file (TOML) into a rule file."`
+	Events         importEventsCmd   `cmd:"" help:"Send events of a CSV or NDJSON file to the pipeline."`
+	Profiles       importProfilesCmd `cmd:"" help:"Send profiles of a CSV or NDJSON file to the pipeline."`
+	PMTA           importPMTACmd     `cmd:"" name:"pmta" help:"Translate a PowerMTA configuration into a rule file, sources and pools."`
 }
 
 // importFlags say where a translation goes.

@@ -10,6 +10,11 @@ import (
 	"github.com/godwit-mta/godwit/internal/units"
 )
 
+type loadGroup struct {
+	Mail   loadCmd       `cmd:"" default:"withargs" help:"Inject mail."`
+	Events loadEventsCmd `cmd:"" help:"Send events of a made-up world to the pipeline."`
+}
+
 type loadCmd struct {
 	Target string `arg:"" optional:"" help:"Where to inject: host:port (SMTP) or http://host:port (HTTP)."`
 	Config string `short:"c" type:"existingfile" placeholder:"FILE" help:"TOML file with all options; flags win over it."`

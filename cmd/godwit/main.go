@@ -34,10 +34,12 @@ type cli struct {
 	Throttles  throttlesCmd  `cmd:"" help:"Look at limits; suspend, slow and lift." group:"Operation"`
 	Pools      poolsCmd      `cmd:"" help:"List pools, sources and proxies with their health." group:"Operation"`
 	Cluster    clusterCmd    `cmd:"" help:"List the members of the cluster, or make its key." group:"Operation"`
-	Import     importCmd     `cmd:"" help:"Translate the configuration of another mail server." group:"Operation"`
+	Import     importCmd     `cmd:"" help:"Import events and profiles, or translate the configuration of another mail server." group:"Operation"`
+	Pipeline   pipelineCmd   `cmd:"" help:"Look at and act on the consumers of events." group:"Operation"`
+	SQL        sqlCmd        `cmd:"" name:"sql" help:"Ask the warehouse of a running server." group:"Operation"`
 	DKIM       dkimCmd       `cmd:"" name:"dkim" help:"Make DKIM keys." group:"Operation"`
 	Sink       sinkCmd       `cmd:"" help:"Play the mailbox providers: a simulator with its own DNS server." group:"Testing"`
-	Load       loadCmd       `cmd:"" help:"Inject mail at a given rate and keep the books." group:"Testing"`
+	Load       loadGroup     `cmd:"" help:"Inject mail, or send events, at a given rate and keep the books." group:"Testing"`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell." group:"Other"`
 	Version    versionCmd    `cmd:"" help:"Print the version." group:"Other"`
 }

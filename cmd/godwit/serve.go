@@ -20,6 +20,7 @@ import (
 	"github.com/godwit-mta/godwit/internal/debugz"
 	"github.com/godwit-mta/godwit/mta"
 	"github.com/godwit-mta/godwit/mta/adminapi"
+	"github.com/godwit-mta/godwit/pipeline"
 )
 
 type serveCmd struct {
@@ -70,6 +71,7 @@ type server struct {
 	admin   *adminapi.Server
 	adminAt atomic.Pointer[string] // where other nodes reach it
 	proxy   *proxyRole             // nil: not in this process
+	pipe    *pipeline.Pipeline     // nil: not in this process
 	ops     *debugz.Server
 	fatal   chan error
 
@@ -100,7 +102,7 @@ func (s *server) start(ctx context.Context, f *config.File) (err error) {
 		return usageError{err}
 	}
 	s.engine, err = mta.New(ctx, o, mta.Deps{Version: version(), Logger: s.log, Registerer: registry,
-		Fatal: func(err error) { s.fatal <- err }, Admin: s.advertised, Give: give})
+		Fatal: s.failed, Admin: s.advertised, Give: give})
 	if err != nil {
 		return err
 	}
@@ -112,6 +114,9 @@ func (s *server) start(ctx context.Context, f *config.File) (err error) {
 	r := s.engine.Queue().Recovered()
 	s.log.Info("spool recovered", "volume", s.engine.Queue().Volume().ID.String(), "messages", s.engine.Queue().Queued(),
 		"replayed", r.Replayed, "changes", r.Changes, "took", r.Took)
+	if err = s.newPipeline(ctx, registry); err != nil {
+		return err
+	}
 	if err = s.startOps(registry); err != nil {
 		return err
 	}
@@ -124,8 +129,38 @@ func (s *server) start(ctx context.Context, f *config.File) (err error) {
 	if err = s.engine.Start(); err != nil {
 		return err
 	}
+	if s.pipe != nil {
+		if err = s.pipe.Start(); err != nil {
+			return usageError{err}
+		}
+	}
 	s.log.Info("serving", "hostname", o.Hostname, "config", s.path, "digest", f.Digest(), "version", version())
 	return nil
+}
+
+// pipelineCursor is the name of the pipeline's cursor in the event log.
+const pipelineCursor = "pipeline"
+
+// newPipeline makes the pipeline, if it has a folder.
+func (s *server) newPipeline(ctx context.Context, registry *prometheus.Registry) (err error) {
+	events := s.engine.Queue().EventLog()
+	if !s.file.Pipeline.Enabled() {
+		return events.DropCursor(pipelineCursor) // or it would hold the log back for nobody
+	}
+	mail, err := events.Cursor(pipelineCursor)
+	if err != nil {
+		return err
+	}
+	s.pipe, err = pipeline.New(ctx, s.file.Pipeline, pipeline.Deps{Version: version(), Logger: s.log, Registerer: registry, Fatal: s.failed, Mail: mail})
+	return err
+}
+
+// failed ends the program: it can no longer record what it does.
+func (s *server) failed(err error) {
+	select {
+	case s.fatal <- err:
+	default: // it ends already
+	}
 }
 
 // startProxy runs the proxy role beside the engine, if it has listeners.
@@ -152,7 +187,7 @@ func (s *server) startAdmin() (err error) {
 	e := adminEgress{s.engine.Gate(), s.engine.Records()}
 	s.admin, err = adminapi.New(s.file.Admin, adminapi.Deps{Inspector: q, Suspender: q, Changer: q, Mover: q, Node: adminNode{s},
 		Explainer: adminExplain{e, q, s.engine.Router()}, Egress: e, Orders: e, Cluster: adminCluster{s.engine}, Handoff: adminHandoff{s.engine.Handoff()},
-		PeerToken: s.engine.Cluster().Token("admin"), Level: s.level, Version: version(), Logger: s.log})
+		Pipeline: adminPipelineOf(s.pipe), PeerToken: s.engine.Cluster().Token("admin"), Level: s.level, Version: version(), Logger: s.log})
 	if err != nil {
 		return err
 	}
@@ -207,6 +242,9 @@ func (s *server) stop() error {
 	if s.admin != nil {
 		errs = append(errs, s.admin.Stop(ctx))
 	}
+	if s.pipe != nil {
+		errs = append(errs, s.pipe.Stop(ctx))
+	}
 	errs = append(errs, s.engine.Stop(ctx))
 	if s.proxy != nil {
 		errs = append(errs, s.proxy.drain(ctx))
@@ -234,6 +272,11 @@ func (s *server) Reload() error {
 	}
 	if err := s.admin.Reload(f.Admin); err != nil {
 		return fmt.Errorf("admin.%w", err)
+	}
+	if s.pipe != nil {
+		if err := s.pipe.Reload(f.Pipeline); err != nil {
+			return err
+		}
 	}
 	s.advertise(f)
 	_ = s.level.UnmarshalText([]byte(f.Log.Level)) // checked by Load

@@ -35,11 +35,12 @@ func version() string {
 
 // ports is what --ports writes.
 type ports struct {
-	SMTP  []string `json:"smtp"`
-	HTTP  []string `json:"http"`
-	Admin []string `json:"admin"`
-	Ops   string   `json:"ops"`
-	PID   int      `json:"pid"`
+	SMTP     []string `json:"smtp"`
+	HTTP     []string `json:"http"`
+	Admin    []string `json:"admin"`
+	Ops      string   `json:"ops"`
+	PID      int      `json:"pid"`
+	Pipeline []string `json:"pipeline,omitempty"`
 }
 
 // writePorts tells which addresses were bound, for whoever configured port 0.
@@ -54,6 +55,11 @@ func (s *server) writePorts(path string) error {
 	}
 	for _, a := range s.admin.Addrs() {
 		p.Admin = append(p.Admin, a.String())
+	}
+	if s.pipe != nil {
+		for _, a := range s.pipe.Addrs() {
+			p.Pipeline = append(p.Pipeline, a.String())
+		}
 	}
 	b, err := json.Marshal(p)
 	if err != nil {

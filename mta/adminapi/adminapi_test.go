@@ -301,6 +301,7 @@ func exercise(t *testing.T, b *bundle, c *Client) {
 	level, err := c.LogLevel(ctx)
 	check("log level", level == "warn", err)
 	exerciseEgress(t, b, c)
+	exercisePipeline(t, c)
 	brokenExport(t, b, c)
 }
 

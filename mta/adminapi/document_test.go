@@ -38,7 +38,8 @@ func TestDocument(t *testing.T) {
 	for _, v := range []any{Filter{}, QueueInfo{}, QueuesResponse{}, Message{}, MessagesResponse{}, MessageResponse{}, MessageEvent{}, FilterRequest{},
 		ReasonRequest{}, SuspendRequest{}, Suspension{}, SuspensionsResponse{}, CountResponse{}, ImportResponse{}, LogLevel{}, Stats{}, Info{}, wire.Document{}, wire.Error{},
 		Scope{}, Order{}, OrderRequest{}, OrdersResponse{}, Throttle{}, ThrottlesResponse{}, Source{}, DailyLimit{}, Pool{}, PoolMember{}, Proxy{}, PoolsResponse{},
-		Value{}, Path{}, Explanation{}, Wait{}, MessageExplanation{}, Member{}, ClusterResponse{}, HandoffRequest{}, HandoffTarget{}, HandoffStatus{}} {
+		Value{}, Path{}, Explanation{}, Wait{}, MessageExplanation{}, Member{}, ClusterResponse{}, HandoffRequest{}, HandoffTarget{}, HandoffStatus{},
+		PipelineStatus{}, ConsumerStatus{}, ConsumerPartition{}, PipelineAct{}, SQLRequest{}, SQLResponse{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)
 	}
 	if a, b := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(doc.Components.Schemas)); !slices.Equal(a, b) {
@@ -72,6 +73,7 @@ func TestStatuses(t *testing.T) {
 	id := b.engine.waiting[0].Message.ID.String()
 	body := map[string]string{PathSuspensions: `{"filter":{"domain":"x"}}`, PathLogLevel: `{"level":"info"}`,
 		PathReload: "", PathDrain: "", PathUndrain: "", PathImport: "a", PathHandoff: `{"to":["mta2"]}`,
+		PathPipelineAct: `{"consumer":"account","action":"stop"}`, PathPipelineSQL: `{"query":"select 1"}`,
 		PathOrders: `{"scope":{"source":"s1"},"action":"suspend"}`}
 	for _, e := range b.server.endpoints() {
 		path := strings.ReplaceAll(e.Path, "{id}", id)
@@ -97,6 +99,8 @@ func TestStatuses(t *testing.T) {
 		send("{")
 		send("{}")
 		send("bad")
+		send(`{"action":"explode"}`)
+		send(`{"limit":-1}`)
 		send(strings.Repeat(" ", 2<<20))
 		send(in, "Content-Type", "text/plain")
 		if !takes {
@@ -106,6 +110,9 @@ func TestStatuses(t *testing.T) {
 		broken := []error{errors.New("broken"), mail.ErrDraining}
 		if e.ID == "startHandoff" {
 			broken = append(broken, ErrHandoff)
+		}
+		if e.ID == "actOnConsumer" || e.ID == "askWarehouse" {
+			broken = append(broken, ErrPipeline)
 		}
 		for _, err := range broken {
 			b.engine.err = err
@@ -147,7 +154,7 @@ func bare(t *testing.T, b *bundle) {
 	if b.server, err = New(options(), b.deps()); err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range append(b.server.egressEndpoints(), b.server.clusterEndpoints()...) {
+	for _, e := range slices.Concat(b.server.egressEndpoints(), b.server.clusterEndpoints(), b.server.pipelineEndpoints()) {
 		w := b.do(e.Method, strings.ReplaceAll(e.Path, "{id}", "x"), "")
 		if got := errorsOf(t, w)[0]; w.Code != 501 || got.Code != CodeNotConfigured || got.Detail == "" {
 			t.Errorf("%s: %d %+v", e.ID, w.Code, got)

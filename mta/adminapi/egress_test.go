@@ -21,6 +21,7 @@ type egress struct {
 	message MessageExplanation
 	orders  []Order
 	moving  HandoffStatus
+	stopped bool // the consumer account
 	asked   []string
 }
 
@@ -231,5 +232,49 @@ func TestScope(t *testing.T) {
 		if s.Within(wider) != want {
 			t.Errorf("within %v: %v", wider, !want)
 		}
+	}
+}
+
+func (e *egress) PipelineStatus(context.Context) (PipelineStatus, error) {
+	return PipelineStatus{Path: "/var/lib/godwit/pipeline", Consumers: []ConsumerStatus{{Name: "account", Running: !e.stopped,
+		Partitions: []ConsumerPartition{{Partition: 1, Applied: 7, Committed: 5, End: 9, Lag: 2, Seconds: 0.5}}}}}, *e.err
+}
+
+func (e *egress) PipelineAct(_ context.Context, r PipelineAct) error {
+	if err := *e.err; err != nil {
+		return err
+	}
+	if r.Consumer != "account" {
+		return fmt.Errorf("%w: there is no consumer %q", ErrPipeline, r.Consumer)
+	}
+	e.stopped = r.Action == "stop"
+	return nil
+}
+
+func (e *egress) PipelineSQL(_ context.Context, r SQLRequest) (SQLResponse, error) {
+	if r.Query == "" {
+		return SQLResponse{}, fmt.Errorf("%w: the query is empty", ErrPipeline)
+	}
+	return SQLResponse{Columns: []string{"n"}, Types: []string{"INTEGER"}, Rows: []Values{{1}}}, *e.err
+}
+
+// exercisePipeline runs the client's calls about the pipeline.
+func exercisePipeline(t *testing.T, c *Client) {
+	t.Helper()
+	ctx := t.Context()
+	if st, err := c.ActOnConsumer(ctx, PipelineAct{Consumer: "account", Action: "stop"}); err != nil || st.Consumers[0].Running {
+		t.Errorf("stop: %+v, %v", st, err)
+	}
+	if _, err := c.ActOnConsumer(ctx, PipelineAct{Consumer: "nobody", Action: "stop"}); err == nil || !strings.Contains(err.Error(), `no consumer "nobody"`) {
+		t.Errorf("unknown consumer: %v", err)
+	}
+	if _, err := c.ActOnConsumer(ctx, PipelineAct{Consumer: "account", Action: "explode"}); err == nil {
+		t.Error("an unknown action is taken")
+	}
+	if st, err := c.Pipeline(ctx); err != nil || st.Consumers[0].Partitions[0].Lag != 2 {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	if out, err := c.SQL(ctx, SQLRequest{Query: "select 1"}); err != nil || len(out.Rows) != 1 {
+		t.Errorf("SQL: %+v, %v", out, err)
 	}
 }

@@ -189,7 +189,7 @@ func setup(t testing.TB, change ...func(*Options)) *bundle {
 	var err error
 	b.egress = newEgress(&b.engine.err)
 	d := b.deps()
-	d.Explainer, d.Egress, d.Orders, d.Cluster, d.Handoff = b.egress, b.egress, b.egress, b.egress, b.egress
+	d.Explainer, d.Egress, d.Orders, d.Cluster, d.Handoff, d.Pipeline = b.egress, b.egress, b.egress, b.egress, b.egress, b.egress
 	if b.server, err = New(o, d); err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,7 @@ type call struct {
 }
 
 func (s *Server) endpoints() []endpoint {
-	return slices.Concat(s.lookEndpoints(), s.actEndpoints(), s.egressEndpoints(), s.clusterEndpoints())
+	return slices.Concat(s.lookEndpoints(), s.actEndpoints(), s.egressEndpoints(), s.clusterEndpoints(), s.pipelineEndpoints())
 }
 
 func query(names ...string) []openapi.Param {

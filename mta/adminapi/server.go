@@ -28,6 +28,7 @@ type Deps struct {
 	Orders    Orders
 	Cluster   Cluster
 	Handoff   Handoff
+	Pipeline  Pipeline
 
 	// PeerToken is by what other members of the cluster are known; they may import messages. Empty: by nothing.
 	PeerToken string
@@ -48,6 +49,8 @@ type Server struct {
 	levels   *wire.Decoder[LogLevel]
 	orders   *wire.Decoder[OrderRequest]
 	handoffs *wire.Decoder[HandoffRequest]
+	acts     *wire.Decoder[PipelineAct]
+	queries  *wire.Decoder[SQLRequest]
 	doc      *openapi.Document
 	handler  http.Handler
 	running  *wire.Server
@@ -99,6 +102,12 @@ func (s *Server) decoders() (err error) {
 		return err
 	}
 	if s.handoffs, err = wire.NewDecoder[HandoffRequest](); err != nil {
+		return err
+	}
+	if s.acts, err = wire.NewDecoder[PipelineAct](); err != nil {
+		return err
+	}
+	if s.queries, err = wire.NewDecoder[SQLRequest](); err != nil {
 		return err
 	}
 	s.levels, err = wire.NewDecoder[LogLevel]()

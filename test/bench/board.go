@@ -16,7 +16,7 @@ type figure struct {
 }
 
 // figures lists all of them in the order in which they are printed.
-func figures() []figure { return append(relayFigures(), egressFigures()...) }
+func figures() []figure { return slices.Concat(relayFigures(), egressFigures(), pipelineFigures()) }
 
 func relayFigures() []figure {
 	return []figure{

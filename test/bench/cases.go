@@ -19,8 +19,11 @@ const (
 
 // cases lists those of a suite in the order of a round.
 func cases(suite string) []benchCase {
-	if suite == suiteEgress {
+	switch suite {
+	case suiteEgress:
 		return egressCases()
+	case suitePipeline:
+		return pipelineCases()
 	}
 	return relayCases()
 }

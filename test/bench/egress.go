@@ -26,8 +26,7 @@ func limitRates() []int { return []int{10, 100, 1000} }
 // egressOptions are the command line's for this suite.
 type egressOptions struct {
 	limitFor float64 // seconds that a limit is watched
-	keep     bool
-	level    string // of logs
+	level    string  // of logs
 	haproxy  string
 	sites    int
 	backlog  int
@@ -38,7 +37,6 @@ func (o *egressOptions) flags(f *flag.FlagSet) {
 	f.IntVar(&o.sites, "sites", 100_000, "sites of the case sites")
 	f.IntVar(&o.backlog, "backlog", 1_000_000, "messages of the first tenant of the case fairness")
 	f.StringVar(&o.haproxy, "haproxy", "/usr/sbin/haproxy", "HAProxy; its cases are skipped where it is missing")
-	f.BoolVar(&o.keep, "keep", false, "keep the working folder: configurations, logs, the provider's records")
 	f.StringVar(&o.level, "log", "warn", "level of the logs: debug, info, warn")
 }
 

@@ -37,11 +37,12 @@ func keyOf(tenant string) string {
 // engine is a running `godwit serve`.
 type engine struct {
 	*process
-	dir   string // holds the configuration and the spool
-	smtp  string
-	http  string // base URLs
-	admin string
-	ops   string
+	dir      string // holds the configuration and the spool
+	smtp     string
+	http     string // base URLs
+	admin    string
+	ops      string
+	pipeline string // host:port of the pipeline's API, if it is on
 }
 
 // engineOptions are what a case may change about the engine.
@@ -128,10 +129,11 @@ func writeKey(path string) error {
 
 func (e *engine) readPorts(b []byte) error {
 	var p struct {
-		SMTP  []string `json:"smtp"`
-		HTTP  []string `json:"http"`
-		Admin []string `json:"admin"`
-		Ops   string   `json:"ops"`
+		SMTP     []string `json:"smtp"`
+		HTTP     []string `json:"http"`
+		Admin    []string `json:"admin"`
+		Ops      string   `json:"ops"`
+		Pipeline []string `json:"pipeline"`
 	}
 	if err := json.Unmarshal(b, &p); err != nil {
 		return err
@@ -140,6 +142,9 @@ func (e *engine) readPorts(b []byte) error {
 		return fmt.Errorf("unexpected addresses of the engine: %s", b)
 	}
 	e.smtp, e.http, e.admin, e.ops = p.SMTP[0], "http://"+p.HTTP[0], "http://"+p.Admin[0], "http://"+p.Ops
+	if len(p.Pipeline) > 0 {
+		e.pipeline = p.Pipeline[0]
+	}
 	return nil
 }
 

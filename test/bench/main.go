@@ -2,6 +2,7 @@
 //
 //	go run ./test/bench relay -godwit bin/godwit
 //	go run ./test/bench egress -godwit bin/godwit
+//	go run ./test/bench pipeline -godwit bin/godwit
 //
 // egress is the benchmark of limits and sending addresses (egress.go tells more). relay is the delivery engine's benchmark. Source, engine and sink are three
 // processes: the engine is `godwit serve` with a generated configuration, the
@@ -54,8 +55,10 @@ type options struct {
 	load    time.Duration
 	messages
 	quick   bool
+	keep    bool
 	postfix bool
 	egressOptions
+	pipelineOptions
 }
 
 // messages are how many the cases of fixed size inject.
@@ -79,7 +82,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	}
 	var err error
 	switch name {
-	case suiteRelay, suiteEgress:
+	case suiteRelay, suiteEgress, suitePipeline:
 		o, perr := parse(name, args[1:], errOut)
 		if perr != nil {
 			return exitUsage
@@ -89,8 +92,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		err = sinkMain(ctx, in, out)
 	case childLoad:
 		err = loadMain(ctx, in, out)
+	case childCrowd:
+		err = crowdMain(ctx, in, out)
 	default:
-		fmt.Fprintln(errOut, "usage: bench relay|egress [flags]; bench egress -h lists them")
+		fmt.Fprintln(errOut, "usage: bench relay|egress|pipeline [flags]; bench egress -h lists them")
 		return exitUsage
 	}
 	if err != nil {
@@ -105,15 +110,19 @@ func parse(suite string, args []string, errOut io.Writer) (*options, error) {
 	f := flag.NewFlagSet("bench "+suite, flag.ContinueOnError)
 	f.SetOutput(errOut)
 	only := f.String("only", "", "comma-separated cases to run, of: "+strings.Join(caseNames(suite), " "))
-	inject := f.Float64(map[string]string{suiteRelay: "seconds", suiteEgress: "flow-seconds"}[suite], 30, "how long a source injects, in seconds")
+	inject := f.Float64(map[string]string{suiteRelay: "seconds", suiteEgress: "flow-seconds", suitePipeline: "seconds"}[suite], 30, "how long a source injects, in seconds")
 	f.StringVar(&o.godwit, "godwit", "bin/godwit", "the program to measure")
 	f.StringVar(&o.dir, "dir", "", "folder for spools, on a real disk; the default is a new one under the present folder's bin")
 	f.StringVar(&o.profile, "profile", "", "folder to save CPU profiles of the engine in; their tops are printed")
 	f.IntVar(&o.rounds, "rounds", 3, "rounds; figures are medians over them")
 	f.BoolVar(&o.quick, "quick", false, "for development: one round of 5 s, a tenth of the messages")
-	if suite == suiteEgress {
+	f.BoolVar(&o.keep, "keep", false, "keep the working folder: configurations, logs, state, the provider's records")
+	switch suite {
+	case suiteEgress:
 		o.egressOptions.flags(f)
-	} else {
+	case suitePipeline:
+		o.pipelineOptions.flags(f)
+	default:
 		f.BoolVar(&o.postfix, "postfix", true, "also measure Postfix where it is installed and we are root")
 	}
 	if err := f.Parse(args); err != nil {
@@ -123,6 +132,7 @@ func parse(suite string, args []string, errOut io.Writer) (*options, error) {
 		o.rounds, *inject = 1, 5
 		o.messages = messages{scheduled: 100_000, batch: 100_000, alone: 100}
 		o.egressOptions.quick()
+		o.pipelineOptions.quick()
 	}
 	o.load = time.Duration(*inject * float64(time.Second))
 	if *only != "" {

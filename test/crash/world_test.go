@@ -65,6 +65,7 @@ type params struct {
 	DNS                  string
 	Port                 int
 	MinFree              string
+	Extra                string // configuration behind the rest
 }
 
 const configText = `
@@ -109,6 +110,7 @@ packs = []
 messages_per_session = 30
 [events_file]
 path = "{{.Events}}"
+{{.Extra}}
 `
 
 // newWorld starts the simulator and writes a configuration; the engine is not started.

@@ -31,7 +31,7 @@
 //	send FROM TO...             a whole transaction with the message below it; sets ${id}
 //
 // HTTP, after which the document is the response (bodies are the lines below;
-// options: key=NAME, idem=KEY, type=MEDIA, to=ops|admin, gzip):
+// options: key=NAME, idem=KEY, type=MEDIA, to=ops|admin|pipeline, gzip):
 //
 //	POST /v1/messages key=tester
 //	status 202
@@ -59,7 +59,8 @@
 //
 // The program itself:
 //
-//	run ARGS...                 run the command line; stdin is the lines below; JSON output becomes the document
+//	run ARGS...                 run the command line; stdin is the lines below; JSON output becomes the document. ${api} is the
+//	                            address of the pipeline
 //	exit N                      its exit code, and
 //	out ~ REGEXP                what it wrote
 //	signal HUP, exited N, start send a signal; it ends with this code; run it again

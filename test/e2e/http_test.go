@@ -53,9 +53,13 @@ func (r *run) request(method, args, body string) error {
 			header.Set("Content-Encoding", "gzip")
 			data = compress(data)
 		case "to":
-			address = r.engine.Ports.Ops
-			if value == "admin" {
+			switch address = r.engine.Ports.Ops; value {
+			case "admin":
 				address = r.engine.Ports.Admin[0]
+			case "pipeline":
+				address = r.engine.Ports.Pipeline[0]
+				header.Set("revision", "2026-07-15")
+				header.Set("Content-Type", "application/vnd.api+json")
 			}
 		default:
 			return fmt.Errorf("no option %s", name)

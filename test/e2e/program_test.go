@@ -32,7 +32,7 @@ func (r *run) command1(args, stdin string) error {
 	cmd := exec.CommandContext(ctx, rig.Binary(r.t), strings.Fields(args)...)
 	cmd.Dir = r.tmp
 	if r.engine != nil && len(r.engine.Ports.Admin) > 0 {
-		cmd.Env = append(os.Environ(), "GODWIT_ADMIN="+adminURL(r.engine.Ports.Admin[0]), "GODWIT_ADMIN_TOKEN="+secret("operator"))
+		cmd.Env = append(os.Environ(), "GODWIT_ADMIN="+adminURL(r.engine.Ports.Admin[0]), "GODWIT_ADMIN_TOKEN="+secret("operator"), "GODWIT_IMPORT_KEY="+secret("shop"))
 	}
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut

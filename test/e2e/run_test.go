@@ -70,6 +70,9 @@ func (r *run) script(steps []step) error {
 
 // step runs one; wait is false inside a loop that does the waiting.
 func (r *run) step(s step, wait bool) error {
+	if len(r.engine.Ports.Pipeline) > 0 { // another one after each start
+		r.vars["api"] = r.engine.Ports.Pipeline[0]
+	}
 	text, err := r.expand(s.text)
 	if err != nil {
 		return err

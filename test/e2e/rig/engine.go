@@ -57,11 +57,12 @@ type Engine struct {
 
 // Ports are the addresses that the program says it has bound.
 type Ports struct {
-	SMTP  []string `json:"smtp"`
-	HTTP  []string `json:"http"`
-	Admin []string `json:"admin"`
-	Proxy []string `json:"proxy"` // of godwit proxy
-	Ops   string   `json:"ops"`
+	SMTP     []string `json:"smtp"`
+	HTTP     []string `json:"http"`
+	Admin    []string `json:"admin"`
+	Proxy    []string `json:"proxy"` // of godwit proxy
+	Ops      string   `json:"ops"`
+	Pipeline []string `json:"pipeline"`
 }
 
 // Start runs the program with a configuration file and waits until it serves.

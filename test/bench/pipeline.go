@@ -1,0 +1,654 @@
+package main
+
+// The pipeline benchmark: events in over the HTTP API, from a source in a
+// process of its own (internal/crowd), and what two independent consumers make of them.
+//
+//	ingest_single   200 connections, one event a request
+//	ingest_bulk     1,000 events a request
+//	sustained       bulk at a set rate through both levels, then counted again from the log
+//	visible         from the acknowledgement of an event until its count shows, at 10,000 events/s
+//	query           metric-summary of random profiles, at 10,000 events/s
+//	profiles        memory with ten million profiles
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/godwit-mta/godwit/internal/crowd"
+	"github.com/godwit-mta/godwit/internal/units"
+)
+
+const (
+	suitePipeline  = "pipeline"
+	childCrowd     = "child-crowd"
+	backgroundRate = 10_000 // events a second beside visible and query
+)
+
+// pipelineOptions are the command line's for this suite.
+type pipelineOptions struct {
+	sustainFor float64
+	sustain    float64 // events a second
+	profiles   int
+	large      int // profiles of the case profiles
+	config     string
+}
+
+func (o *pipelineOptions) flags(f *flag.FlagSet) {
+	f.Float64Var(&o.sustainFor, "sustain-seconds", 120, "how long the case sustained lasts, in seconds")
+	f.Float64Var(&o.sustain, "sustain-rate", 50_000, "events a second of the case sustained")
+	f.IntVar(&o.profiles, "profiles", 1_000_000, "profiles of the world")
+	f.StringVar(&o.config, "config", "", "lines of configuration behind the benchmark's own, separated by ;")
+	f.IntVar(&o.large, "large", 10_000_000, "profiles of the case profiles")
+}
+
+func (o *pipelineOptions) quick() { o.sustainFor, o.profiles, o.large = 15, 100_000, 500_000 }
+
+func pipelineCases() []benchCase {
+	return []benchCase{
+		{name: "ingest_single", about: "200 connections, one event a request", run: (*bench).ingestSingle},
+		{name: "ingest_bulk", about: "1,000 events a request", run: (*bench).ingestBulk},
+		{name: "sustained", about: "bulk at a set rate through both levels, then counted again", round1: true, run: (*bench).sustained},
+		{name: "visible", about: "from acknowledged to counted, at 10,000 events/s", run: (*bench).visible},
+		{name: "query", about: "metric-summary at 10,000 events/s", run: (*bench).query},
+		{name: "profiles", about: "memory with very many profiles", round1: true, run: (*bench).manyProfiles},
+	}
+}
+
+func pipelineFigures() []figure {
+	return []figure{
+		{"ingest.single", "events/s", ">= 10000"},
+		{"ingest.single.p99", "ms", ""},
+		{"ingest.bulk", "events/s", ">= 100000"},
+		{"aggregate.sustained", "events/s", ">= 50000"},
+		{"aggregate.lag_customer", "s", "< 1"},
+		{"aggregate.lag_account", "s", "< 1"},
+		{"aggregate.cpu_us_per_event", "us", ""},
+		{"aggregate.visible.p99", "ms", "< 80"},
+		{"aggregate.visible.p50", "ms", ""},
+		{"profile.query.p99", "ms", "< 5"},
+		{"state.bytes_per_profile", "bytes", ""},
+		{"state.bytes_per_event", "bytes", ""},
+		{"state.10m_profiles.anon", "MiB", "< 2048"},
+	}
+}
+
+// crowdRun is what the source process is told.
+type crowdRun struct {
+	World crowd.Options
+	Load  crowd.LoadOptions
+}
+
+// crowdMain is the source process: options from in, the report to out.
+func crowdMain(ctx context.Context, in io.Reader, out io.Writer) error {
+	var run crowdRun
+	if err := json.NewDecoder(in).Decode(&run); err != nil {
+		return err
+	}
+	w, err := crowd.NewWorld(run.World)
+	if err != nil {
+		return err
+	}
+	l, err := crowd.NewLoad(w, run.Load)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(l.Run(ctx))
+}
+
+// pipe is an engine with the pipeline on.
+type pipe struct {
+	*engine
+	b     *bench
+	sink  *sinkProcess
+	world crowd.Options
+	dir   string
+
+	events uint64 // acknowledged by the case sustained
+}
+
+// newPipe starts one on empty state.
+func (b *bench) newPipe(ctx context.Context, name string) (*pipe, error) {
+	s, err := startSink(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	p := &pipe{b: b, sink: s, dir: filepath.Join(b.dir, name)}
+	p.world = crowd.DefaultOptions()
+	p.world.Profiles, p.world.From = b.o.profiles, time.Now().Add(-time.Hour)
+	p.world.Span = units.Duration(time.Hour)
+	sum := sha256.Sum256([]byte(apiKey))
+	extra := fmt.Sprintf("pipeline.api.listen = [\"127.0.0.1:0\"]\npipeline.path = %q\npipeline.ingest.dimensions = [%q, %q, %q, %q]\npipeline.api.keys = [{ name = \"bench\", tenant = \"bench\", sha256 = \"%s\" }]\n",
+		filepath.Join(p.dir, "pipeline"), crowd.DimInbox, crowd.DimCampaign, crowd.DimClient, crowd.DimURL, hex.EncodeToString(sum[:]))
+	extra += strings.ReplaceAll(b.o.pipelineOptions.config, ";", "\n") + "\n"
+	if p.engine, err = b.startEngine(ctx, p.dir, s, engineOptions{extra: extra}); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	if err := p.settle(ctx); err != nil {
+		return nil, errors.Join(err, p.kill(), s.stop())
+	}
+	return p, nil
+}
+
+// end stops the engine, and removes everything unless it is kept.
+func (p *pipe) end(err error) error {
+	if err != nil {
+		err = fmt.Errorf("%w\nengine's log: %s", err, p.tail())
+		err = errors.Join(err, p.kill())
+	} else {
+		err = p.stop()
+	}
+	err = errors.Join(err, p.sink.stop())
+	if !p.b.o.keep {
+		err = errors.Join(err, os.RemoveAll(p.dir))
+	}
+	return err
+}
+
+// crowd runs the source in a process of its own.
+func (p *pipe) crowd(ctx context.Context, o crowd.LoadOptions) (*crowd.Report, error) {
+	o.Target, o.Keys = p.pipeline, []string{apiKey}
+	cmd, err := self(ctx, childCrowd)
+	if err != nil {
+		return nil, err
+	}
+	in, err := json.Marshal(crowdRun{p.world, o})
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdin, cmd.Stderr = strings.NewReader(string(in)), os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, err
+	}
+	var r crowd.Report
+	if err := json.Unmarshal(out, &r); err != nil {
+		return nil, err
+	}
+	if r.FirstFail != "" {
+		return nil, fmt.Errorf("%d events refused, %d without an answer; the first: %s", r.Refused, r.Unknown, r.FirstFail)
+	}
+	return &r, nil
+}
+
+func (b *bench) ingestSingle(ctx context.Context) error {
+	return b.ingest(ctx, "ingest_single", "ingest.single", crowd.LoadOptions{Connections: 200, Batch: 1, Duration: b.o.load})
+}
+
+func (b *bench) ingestBulk(ctx context.Context) error {
+	return b.ingest(ctx, "ingest_bulk", "ingest.bulk", crowd.LoadOptions{Connections: 8, Batch: 1000, Duration: b.o.load})
+}
+
+func (b *bench) ingest(ctx context.Context, name, figure string, o crowd.LoadOptions) error {
+	p, err := b.newPipe(ctx, name)
+	if err != nil {
+		return err
+	}
+	profiled := b.profile(ctx, name, p.engine)
+	before, err := cpuOf(p.pid)
+	if err != nil {
+		return p.end(err)
+	}
+	r, err := p.crowd(ctx, o)
+	if err != nil {
+		return p.end(err)
+	}
+	after, err := cpuOf(p.pid)
+	if err != nil {
+		return p.end(err)
+	}
+	if err := profiled(); err != nil {
+		return p.end(err)
+	}
+	b.say("    %d events, %.0f/s; %d requests, p50 %.2f ms, p99 %.2f; engine %.1f us CPU per event, consumers included",
+		r.Events, r.Rate(), r.Requests, ms(r.P50), ms(r.P99), float64((after-before).Microseconds())/float64(r.Events))
+	st, err := p.status(ctx)
+	if err != nil {
+		return p.end(err)
+	}
+	b.say("    lag then: %s", st)
+	b.set(figure, r.Rate())
+	if figure == "ingest.single" {
+		b.set(figure+".p99", ms(r.P99))
+	}
+	return p.end(p.drain(ctx))
+}
+
+// sustained sends at a set rate, looks at the lags, and has everything counted again.
+func (b *bench) sustained(ctx context.Context) error {
+	p, err := b.newPipe(ctx, "sustained")
+	if err != nil {
+		return err
+	}
+	if err := p.sustain(ctx); err != nil {
+		return p.end(err)
+	}
+	conf := filepath.Join(p.dir, "godwit.toml")
+	if err := p.stop(); err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, b.o.godwit, "pipeline", "check", "-c", conf).CombinedOutput()
+	b.say("    %s", strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "\n    "))
+	if err != nil {
+		return fmt.Errorf("counting again: %w", err)
+	}
+	if err := p.sizes(b); err != nil {
+		return err
+	}
+	err = p.sink.stop()
+	if !b.o.keep {
+		err = errors.Join(err, os.RemoveAll(p.dir))
+	}
+	return err
+}
+
+func (p *pipe) sustain(ctx context.Context) error {
+	b := p.b
+	d := time.Duration(b.o.sustainFor * float64(time.Second))
+	profiled := b.profile(ctx, "sustained", p.engine)
+	before, err := cpuOf(p.pid)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	r, err := p.crowd(ctx, crowd.LoadOptions{Connections: 8, Batch: 1000, Rate: b.o.sustain, Duration: d})
+	if err != nil {
+		return err
+	}
+	st, err := p.status(ctx)
+	if err != nil {
+		return err
+	}
+	b.say("    %d events in %.1f s, %.0f/s; p50 %.1f ms, p99 %.1f; lag at the end: %s", r.Events, r.Took.Seconds(), r.Rate(), ms(r.P50), ms(r.P99), st)
+	if err := p.drain(ctx); err != nil {
+		return err
+	}
+	took := r.Took
+	if st.lag("customer") >= 1 || st.lag("account") >= 1 { // then it is as fast as the slowest consumer
+		took = time.Since(began)
+	}
+	after, err := cpuOf(p.pid)
+	if err != nil {
+		return err
+	}
+	p.b.say("    all applied %.1f s after the start", time.Since(began).Seconds())
+	b.set("aggregate.sustained", float64(r.Events)/took.Seconds())
+	b.set("aggregate.lag_customer", st.lag("customer"))
+	b.set("aggregate.lag_account", st.lag("account"))
+	b.set("aggregate.cpu_us_per_event", float64((after-before).Microseconds())/float64(r.Events))
+	p.events = r.Events
+	return profiled()
+}
+
+// sizes tells what a profile and an event cost on disk.
+func (p *pipe) sizes(b *bench) error {
+	for _, name := range []string{"identity", "customer", "account"} {
+		n, err := usage(filepath.Join(p.dir, "pipeline", "state", name))
+		if err != nil {
+			return err
+		}
+		b.say("    state of %s: %.0f MiB, %.0f bytes an event", name, mib(n), float64(n)/float64(p.events))
+	}
+	all, err := usage(filepath.Join(p.dir, "pipeline", "state"))
+	if err != nil {
+		return err
+	}
+	b.set("state.bytes_per_event", float64(all)/float64(p.events))
+	return nil
+}
+
+// visible measures how long after its acknowledgement an event is counted.
+func (b *bench) visible(ctx context.Context) error {
+	return b.beside(ctx, "visible", func(ctx context.Context, p *pipe) error {
+		metric, took := "", []time.Duration(nil)
+		for i := range 200 {
+			at, d, err := p.probe(ctx, i, &metric)
+			if err != nil {
+				return err
+			}
+			took = append(took, d)
+			if err := pause(ctx, time.Until(at.Add(time.Duration(20+rand.IntN(60))*time.Millisecond))); err != nil {
+				return err
+			}
+		}
+		slices.Sort(took)
+		b.say("    %d probes: p50 %.1f ms, p99 %.1f, max %.1f", len(took), ms(took[len(took)/2]), ms(took[len(took)*99/100]), ms(took[len(took)-1]))
+		b.set("aggregate.visible.p50", ms(took[len(took)/2]))
+		b.set("aggregate.visible.p99", ms(took[len(took)*99/100]))
+		return nil
+	})
+}
+
+// probe sends event i of a metric of its own and asks until i+1 are counted.
+func (p *pipe) probe(ctx context.Context, i int, metric *string) (acked time.Time, took time.Duration, err error) {
+	doc := fmt.Sprintf(`{"data":{"type":"event","attributes":{"properties":{},"unique_id":"probe-%d","metric":{"data":{"type":"metric","attributes":{"name":"Probe"}}},"profile":{"data":{"type":"profile","attributes":{"email":"probe%d@crowd.test"}}}}}}`, i, i)
+	if err := p.api(ctx, http.MethodPost, "/api/events", doc, nil); err != nil {
+		return acked, 0, err
+	}
+	acked = time.Now()
+	for *metric == "" { // the first one makes the metric
+		var list struct {
+			Data []struct {
+				ID         string `json:"id"`
+				Attributes struct {
+					Name string `json:"name"`
+				} `json:"attributes"`
+			} `json:"data"`
+			Links struct {
+				Next string `json:"next"`
+			} `json:"links"`
+		}
+		for path := "/api/metrics?page[size]=1000"; path != ""; {
+			list.Links.Next = ""
+			if err := p.api(ctx, http.MethodGet, path, "", &list); err != nil {
+				return acked, 0, err
+			}
+			for _, m := range list.Data {
+				if m.Attributes.Name == "Probe" {
+					*metric = m.ID
+				}
+			}
+			_, path, _ = strings.Cut(list.Links.Next, p.pipeline)
+		}
+		if time.Since(acked) > 10*time.Second {
+			return acked, 0, errors.New("the metric of the probe does not show")
+		}
+	}
+	ask := fmt.Sprintf(`{"data":{"type":"metric-aggregate","attributes":{"metric_id":%q,"measurements":["count"],"interval":"day","filter":["greater-or-equal(datetime,%s)","less-than(datetime,%s)"],"timezone":"UTC"}}}`,
+		*metric, time.Now().UTC().Add(-24*time.Hour).Format("2006-01-02T00:00:00"), time.Now().UTC().Add(24*time.Hour).Format("2006-01-02T00:00:00"))
+	for {
+		var answer struct {
+			Data struct {
+				Attributes struct {
+					Data []struct {
+						Measurements map[string][]float64 `json:"measurements"`
+					} `json:"data"`
+				} `json:"attributes"`
+			} `json:"data"`
+		}
+		if err := p.api(ctx, http.MethodPost, "/api/metric-aggregates", ask, &answer); err != nil {
+			return acked, 0, err
+		}
+		var sum float64
+		for _, d := range answer.Data.Attributes.Data {
+			for _, c := range d.Measurements["count"] {
+				sum += c
+			}
+		}
+		switch took := time.Since(acked); {
+		case sum == float64(i+1):
+			return acked, took, nil
+		case sum > float64(i+1):
+			return acked, 0, fmt.Errorf("%v counted after %d probes", sum, i+1)
+		case took > 10*time.Second:
+			return acked, 0, fmt.Errorf("probe %d is not counted after %v: %v", i, took, sum)
+		}
+	}
+}
+
+// query measures metric-summary.
+func (b *bench) query(ctx context.Context) error {
+	return b.beside(ctx, "query", func(ctx context.Context, p *pipe) error {
+		ids, metric, err := p.someProfiles(ctx, 500)
+		if err != nil {
+			return err
+		}
+		var took []time.Duration
+		for range 2000 {
+			at := time.Now()
+			path := fmt.Sprintf("/api/profiles/%s/metric-summary?metric_id=%s&windows=1d,7d,30d", ids[rand.IntN(len(ids))], metric)
+			if err := p.api(ctx, http.MethodGet, path, "", nil); err != nil {
+				return err
+			}
+			took = append(took, time.Since(at))
+			if err := pause(ctx, 2*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		slices.Sort(took)
+		b.say("    %d questions: p50 %.2f ms, p99 %.2f, max %.2f", len(took), ms(took[len(took)/2]), ms(took[len(took)*99/100]), ms(took[len(took)-1]))
+		b.set("profile.query.p99", ms(took[len(took)*99/100]))
+		return nil
+	})
+}
+
+// someProfiles finds ids of profiles that have events, and a metric.
+func (p *pipe) someProfiles(ctx context.Context, n int) (ids []string, metric string, err error) {
+	var list struct {
+		Data []struct {
+			ID string `json:"id"`
+		} `json:"data"`
+	}
+	for i := 0; len(ids) < n && i < 20*n; i++ {
+		path := fmt.Sprintf("/api/profiles?filter=equals(email,%%22%s%%22)", crowd.EmailOf(i))
+		if err := p.api(ctx, http.MethodGet, path, "", &list); err != nil {
+			return nil, "", err
+		}
+		for _, d := range list.Data {
+			ids = append(ids, d.ID)
+		}
+	}
+	if err := p.api(ctx, http.MethodGet, "/api/metrics", "", &list); err != nil {
+		return nil, "", err
+	}
+	if len(ids) == 0 || len(list.Data) == 0 {
+		return nil, "", errors.New("no profiles or metrics are there")
+	}
+	return ids, list.Data[0].ID, nil
+}
+
+// beside measures while events come in at a moderate rate.
+func (b *bench) beside(ctx context.Context, name string, f func(context.Context, *pipe) error) error {
+	p, err := b.newPipe(ctx, name)
+	if err != nil {
+		return err
+	}
+	loading, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.crowd(loading, crowd.LoadOptions{Connections: 8, Batch: 50, Rate: backgroundRate, Duration: 10 * time.Minute})
+		if loading.Err() != nil {
+			err = nil
+		}
+		done <- err
+	}()
+	err = pause(ctx, 5*time.Second)
+	if err == nil {
+		err = f(ctx, p)
+	}
+	if err == nil {
+		if st, e := p.status(ctx); e == nil {
+			b.say("    lag beside it: %s", st)
+		}
+	}
+	cancel()
+	return p.end(errors.Join(err, <-done))
+}
+
+// manyProfiles makes very many profiles by bulk import and looks at memory and disk.
+func (b *bench) manyProfiles(ctx context.Context) error {
+	p, err := b.newPipe(ctx, "profiles")
+	if err != nil {
+		return err
+	}
+	peak := watchAnon(ctx, p.pid)
+	began := time.Now()
+	if err := p.importProfiles(ctx, b.o.large); err != nil {
+		return p.end(err)
+	}
+	if err := p.drain(ctx); err != nil {
+		return p.end(err)
+	}
+	most := peak()
+	b.say("    %d profiles in %.0f s, RssAnon at most %.0f MiB", b.o.large, time.Since(began).Seconds(), mib(most))
+	if b.o.large == 10_000_000 {
+		b.set("state.10m_profiles.anon", mib(most))
+	}
+	if err := p.stop(); err != nil {
+		return err
+	}
+	n, err := usage(filepath.Join(p.dir, "pipeline", "state"))
+	if err != nil {
+		return err
+	}
+	b.set("state.bytes_per_profile", float64(n)/float64(b.o.large))
+	err = p.sink.stop()
+	if !b.o.keep {
+		err = errors.Join(err, os.RemoveAll(p.dir))
+	}
+	return err
+}
+
+func (p *pipe) importProfiles(ctx context.Context, n int) error {
+	const batch = 10_000
+	work := make(chan int)
+	failed := make(chan error, 4)
+	for range 4 {
+		go func() {
+			var body strings.Builder
+			for first := range work {
+				body.Reset()
+				body.WriteString(`{"data":{"type":"profile-bulk-import-job","attributes":{"profiles":{"data":[`)
+				for i := first; i < min(first+batch, n); i++ {
+					if i > first {
+						body.WriteByte(',')
+					}
+					fmt.Fprintf(&body, `{"type":"profile","attributes":{"email":%q,"first_name":"First%d","last_name":"Last","location":{"country":"Germany","city":"Berlin"},"properties":{"plan":"gold","score":%d}}}`, crowd.EmailOf(i), i, i%100)
+				}
+				body.WriteString(`]}}}}`)
+				if err := p.api(ctx, http.MethodPost, "/api/profile-bulk-import-jobs", body.String(), nil); err != nil {
+					failed <- err
+					return
+				}
+			}
+			failed <- nil
+		}()
+	}
+	var err error
+	workers := 4
+	for first := 0; first < n && err == nil; first += batch {
+		select {
+		case work <- first:
+		case err = <-failed:
+			workers--
+		}
+	}
+	close(work)
+	for range workers {
+		err = errors.Join(err, <-failed)
+	}
+	return err
+}
+
+// api is one call of the pipeline's HTTP API.
+func (p *pipe) api(ctx context.Context, method, path, body string, out any) error {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+p.pipeline+path, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", "Klaviyo-API-Key "+apiKey)
+	r.Header.Set("revision", "2026-07-15")
+	if body != "" {
+		r.Header.Set("Content-Type", "application/vnd.api+json")
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s %s: %s: %.500s", method, path, resp.Status, b)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(b, out)
+}
+
+// pipeStatus is what is used of GET /admin/v1/pipeline.
+type pipeStatus struct {
+	Consumers []struct {
+		Name       string `json:"name"`
+		Partitions []struct {
+			Lag     int64   `json:"lag"`
+			Seconds float64 `json:"lag_seconds"`
+			Error   string  `json:"error"`
+		} `json:"partitions"`
+	} `json:"consumers"`
+}
+
+func (p *pipe) status(ctx context.Context) (*pipeStatus, error) {
+	var st pipeStatus
+	return &st, call(ctx, http.MethodGet, p.admin+"/admin/v1/pipeline", apiKey, nil, &st)
+}
+
+// lag is that of a consumer's worst partition, in seconds.
+func (s *pipeStatus) lag(consumer string) (worst float64) {
+	for _, c := range s.Consumers {
+		for _, p := range c.Partitions {
+			if c.Name == consumer && p.Lag > 0 {
+				worst = max(worst, p.Seconds)
+			}
+		}
+	}
+	return worst
+}
+
+// String lists the lags.
+func (s *pipeStatus) String() string {
+	var out []string
+	for _, c := range s.Consumers {
+		var records int64
+		for _, p := range c.Partitions {
+			records += p.Lag
+		}
+		out = append(out, fmt.Sprintf("%s %d records (%.2f s)", c.Name, records, s.lag(c.Name)))
+	}
+	return strings.Join(out, ", ")
+}
+
+// drain waits until all consumers have applied everything.
+func (p *pipe) drain(ctx context.Context) error {
+	idle := 0
+	for began := time.Now(); idle < 5; {
+		st, err := p.status(ctx)
+		if err != nil {
+			return err
+		}
+		idle++
+		for _, c := range st.Consumers {
+			for _, part := range c.Partitions {
+				if part.Error != "" {
+					return fmt.Errorf("%s: %s", c.Name, part.Error)
+				}
+				if part.Lag > 0 {
+					idle = 0
+				}
+			}
+		}
+		if time.Since(began) > 15*time.Minute {
+			return fmt.Errorf("consumers do not catch up: %s", st)
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
