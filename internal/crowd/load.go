@@ -29,7 +29,8 @@ type LoadOptions struct {
 type Ack struct {
 	First, N uint64
 	Tenant   int
-	Known    bool // acknowledged; else its fate is not known
+	Known    bool      // acknowledged; else its fate is not known
+	At       time.Time // of the answer
 }
 
 // Report tells what came of a load.
@@ -167,7 +168,7 @@ func (l *Load) note(a Ack, status int, answer []byte, err error, took time.Durat
 		l.failed(err.Error())
 		r.Acks = append(r.Acks, a)
 	case status/100 == 2:
-		a.Known = true
+		a.Known, a.At = true, time.Now()
 		r.Events += a.N
 		l.sent.Add(a.N)
 		l.took = append(l.took, took)
