@@ -61,8 +61,8 @@ func (o Options) Validate() error {
 		return errors.New("window: must be more than 0 and at most 1h")
 	case o.QueryTime.D() <= 0:
 		return errors.New("query_time: must be more than 0")
-	case o.Memory != 0 && o.Memory < 64<<20:
-		return errors.New("memory: must be 0 or at least 64MiB")
+	case o.Memory != 0 && o.Memory < 128<<20:
+		return errors.New("memory: must be 0 or at least 128MiB")
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ type DB struct {
 	stale    atomic.Bool // a transaction failed: what is in memory is to be read again
 	offsets  map[int32]int64
 	tenants  map[string]fact.TenantID
+	near     [64]namedTenant        // those asked for last
 	named    map[fact.TenantID]bool // those in the table
 	metrics  map[fact.MetricID]bool
 	events   *shelf
@@ -58,6 +59,11 @@ type DB struct {
 	known   known
 
 	upkeep upkeep
+}
+
+type namedTenant struct {
+	name string
+	id   fact.TenantID
 }
 
 // Open opens the warehouse in a folder, making it if there is none.
@@ -215,10 +221,18 @@ func (d *DB) Close() error {
 
 // tenant is the id of a tenant's name.
 func (d *DB) tenant(name string) fact.TenantID {
+	if len(name) == 0 {
+		return fact.TenantIDOf(name)
+	}
+	near := &d.near[(len(name)+31*int(name[0])+7*int(name[len(name)-1]))%len(d.near)]
+	if near.name == name {
+		return near.id
+	}
 	id, known := d.tenants[name]
 	if !known {
 		id = fact.TenantIDOf(name)
 		d.tenants[name] = id
 	}
+	near.name, near.id = name, id
 	return id
 }

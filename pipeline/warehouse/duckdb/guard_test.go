@@ -271,10 +271,10 @@ func TestAskingAClosedWarehouse(t *testing.T) {
 // TestSortsMoreThanMemory makes the database use its temporary files, which it may although it may touch no others.
 func TestSortsMoreThanMemory(t *testing.T) {
 	o := testOptions()
-	o.Memory = 64 << 20
+	o.Memory = 128 << 20
 	d := shop(t, o)
-	const rows = 3_000_000
-	a, err := ask(d, warehouse.Statement{SQL: "SELECT count(*), max(p) - min(p) FROM (SELECT row_number() OVER () AS p, x FROM (SELECT hash(i) || repeat('x', 30) AS x FROM range(3000000) t(i) ORDER BY x))"})
+	const rows = 4_000_000
+	a, err := ask(d, warehouse.Statement{SQL: "SELECT count(*), max(p) - min(p) FROM (SELECT row_number() OVER () AS p, x FROM (SELECT hash(i) || repeat('x', 30) AS x FROM range(4000000) t(i) ORDER BY x))"})
 	if err != nil || fmt.Sprint(a.Rows) != fmt.Sprintf("[[%d %d]]", rows, rows-1) {
 		t.Errorf("%+v %v", a, err)
 	}

@@ -31,13 +31,23 @@ func (h *hasher) event(p fact.ProfileID, m fact.MetricID, uid string) keyset.Key
 
 // who is the key of a profile together with identifiers that it was known by: it took those it lacked then.
 func (h *hasher) who(p fact.ProfileID, who []fact.Identifier) keyset.Key {
+	h.write(p, who)
+	return h.sum()
+}
+
+// whoShort is the first half of it.
+func (h *hasher) whoShort(p fact.ProfileID, who []fact.Identifier) uint64 {
+	h.write(p, who)
+	return xxhash.Sum64(h.buf)
+}
+
+func (h *hasher) write(p fact.ProfileID, who []fact.Identifier) {
 	h.buf = append(append(h.buf[:0], 'w'), p[:]...)
 	for _, id := range who {
 		h.buf = append(h.buf, byte(id.Kind))
 		h.buf = binary.AppendUvarint(h.buf, uint64(len(id.Value)))
 		h.buf = append(h.buf, id.Value...)
 	}
-	return h.sum()
 }
 
 // same is a hash of a change that changes nothing when it is made twice in a row; 0 for others.

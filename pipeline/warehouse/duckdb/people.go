@@ -59,14 +59,10 @@ func compareProfiles(a, b fact.ProfileID) int { return slices.Compare(a[:], b[:]
 // lookAtChanges finds what has to be read, and which changes say nothing new.
 func (p *plan) lookAtChanges() (skip []bool) {
 	skip = make([]bool, len(p.b.Changes))
-	named := map[string]bool{}
 	for i := range p.b.Changes {
 		c := &p.b.Changes[i]
-		if !named[c.Tenant] {
-			named[c.Tenant] = true
-			if !p.d.named[p.d.tenant(c.Tenant)] {
-				p.newTenants = append(p.newTenants, c.Tenant)
-			}
+		if t := p.d.tenant(c.Tenant); !p.d.named[t] && !slices.Contains(p.newTenants, c.Tenant) {
+			p.newTenants = append(p.newTenants, c.Tenant)
 		}
 		if p.edits[c.Profile] == nil && p.nothingNew(c) {
 			skip[i] = true
@@ -99,14 +95,15 @@ func (p *plan) edit(tenant string, id fact.ProfileID) *edit {
 // has none of that kind, so the same ones change nothing a second time, unless one was taken away in between.
 func (p *plan) nothingNew(c *warehouse.Change) bool {
 	e := p.d.known.at(c.Profile)
-	var k keyset.Key
-	told := same(c.Change)
-	if c.Change != nil && (told == 0 || e.profile != c.Profile || e.same != told) {
-		return false
+	if c.Change != nil {
+		if told := same(c.Change); told == 0 || e.profile != c.Profile || e.same != told {
+			return false
+		}
 	}
-	if k = p.hash.who(c.Profile, c.Who); e.profile == c.Profile && e.who == k.Hi {
+	if e.profile == c.Profile && e.who == p.hash.whoShort(c.Profile, c.Who) {
 		return true
 	}
+	k := p.hash.who(c.Profile, c.Who)
 	if p.d.cleared[c.Profile] || !p.d.keys.Has(k) {
 		return false
 	}

@@ -68,9 +68,6 @@ func (p *plan) make(ctx context.Context) error {
 	return p.makeColumns(ctx)
 }
 
-// has reports whether a key was there before, in this batch too.
-func (p *plan) has(k keyset.Key) bool { return p.fresh.Has(k) || p.d.keys.Has(k) }
-
 // resolve finds where merged profiles really go: their destination may have been merged itself.
 func (p *plan) resolve(ctx context.Context) error {
 	p.redirects = map[fact.ProfileID]fact.ProfileID{}
@@ -190,11 +187,10 @@ func (p *plan) takeEvents() {
 			p.newMetrics = append(p.newMetrics, namedMetric{p.d.tenant(e.Tenant), e.Metric, e.Service, e.Name})
 		}
 		k := p.hash.event(e.Profile, e.Metric, e.UID)
-		if p.has(k) {
+		if !p.fresh.Add(k) || p.d.keys.Has(k) {
 			p.duplicates++
 			continue
 		}
-		p.fresh.Add(k)
 		p.rows = append(p.rows, row{profile: e.Profile, e: e})
 	}
 	for ; next < len(p.merges); next++ {
@@ -224,10 +220,7 @@ func (p *plan) move(m *merge) {
 func (p *plan) fits(r row, destination fact.ProfileID) bool {
 	metric, uid := r.key()
 	k := p.hash.event(destination, metric, uid)
-	if p.has(k) {
-		return false
-	}
-	return p.fresh.Add(k)
+	return p.fresh.Add(k) && !p.d.keys.Has(k)
 }
 
 func (r *row) key() (fact.MetricID, string) {

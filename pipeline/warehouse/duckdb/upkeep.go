@@ -5,10 +5,14 @@ package duckdb
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/duckdb/duckdb-go/v2"
 )
 
 // upkeep sorts and merges tables in the background.
@@ -16,14 +20,19 @@ type upkeep struct {
 	wake   chan struct{}
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+	slice  int64                 // rows that are sorted at once
+	failed atomic.Pointer[error] // of the last piece of work; nil when it was done
 }
 
 const (
 	// fan is how many tables of a level become one of the next.
 	fan = 8
-	// sliceRows is how many rows are sorted at once. What is merged goes into the new table by parts, so
-	// that no transaction is long: the database could not clear its log during one.
-	sliceRows = 500_000
+	// What is merged goes into the new table by parts, so that no transaction is long: the database could not clear its
+	// log during one. A part has so many rows, or as many as fit into the database's memory at so many
+	// bytes each; if they turn out not to, half as many.
+	mostSliceRows  = 500_000
+	leastSliceRows = 2_000
+	bytesOfSorting = 1 << 10
 	// sliceSample is from how many rows the parts are guessed.
 	sliceSample   = 2000
 	upkeepRetry   = 30 * time.Second
@@ -32,6 +41,7 @@ const (
 
 func (d *DB) startUpkeep() {
 	ctx, cancel := context.WithCancel(context.Background())
+	d.upkeep.slice = max(leastSliceRows, min(mostSliceRows, memoryLimit(d.o)/bytesOfSorting))
 	d.upkeep.wake, d.upkeep.cancel = make(chan struct{}, 1), cancel
 	d.upkeep.done.Go(func() { d.keepUp(ctx) })
 }
@@ -53,7 +63,16 @@ func (u *upkeep) stop() {
 func (d *DB) keepUp(ctx context.Context) {
 	for ctx.Err() == nil {
 		worked, err := d.tidy(ctx)
+		if err == nil {
+			d.upkeep.failed.Store(nil)
+		}
+		if outOfMemory(err) && d.upkeep.slice > leastSliceRows {
+			d.upkeep.slice /= 2
+			d.log.Warn("sorting needs more memory than pipeline.warehouse.memory; it is tried with fewer rows at once", "rows", d.upkeep.slice)
+			continue
+		}
 		if err != nil && ctx.Err() == nil {
+			d.upkeep.failed.Store(&err)
 			d.log.Error("the upkeep of the warehouse failed; it is tried again", "error", err, "after", upkeepRetry)
 			select {
 			case <-ctx.Done():
@@ -69,6 +88,12 @@ func (d *DB) keepUp(ctx context.Context) {
 		case <-d.upkeep.wake:
 		}
 	}
+}
+
+// outOfMemory reports whether the database had too little memory.
+func outOfMemory(err error) bool {
+	var e *duckdb.Error
+	return errors.As(err, &e) && e.Type == duckdb.ErrorTypeOutOfMemory
 }
 
 // tidy does one piece of work, if there is any.
@@ -217,7 +242,7 @@ func (d *DB) copyRuns(ctx context.Context, j *job) error {
 		return fmt.Errorf("warehouse: %w", err)
 	}
 	defer func() { _ = c.Close() }()
-	cuts, err := j.cuts(ctx, c)
+	cuts, err := j.cuts(ctx, c, d.upkeep.slice)
 	if err != nil {
 		return err
 	}
@@ -242,9 +267,9 @@ type cut struct {
 	profile uuid
 }
 
-// cuts are where the rows fall into parts of about sliceRows.
-func (j *job) cuts(ctx context.Context, c *sql.Conn) ([]cut, error) {
-	parts := int(j.rows / sliceRows)
+// cuts are where the rows fall into parts of about so many.
+func (j *job) cuts(ctx context.Context, c *sql.Conn, slice int64) ([]cut, error) {
+	parts := int((j.rows + slice - 1) / slice)
 	if parts < 2 {
 		return nil, nil
 	}
@@ -340,6 +365,9 @@ func (d *DB) Sort(ctx context.Context) error {
 		d.mu.Unlock()
 		if done {
 			return nil
+		}
+		if err := d.upkeep.failed.Load(); err != nil {
+			return *err
 		}
 		select {
 		case <-ctx.Done():
