@@ -241,8 +241,23 @@ func TestStateDamaged(t *testing.T) {
 		in.start.Store(80)
 		damageState(t, n.o.FS, "/state/count/0", rand.New(rand.NewPCG(seed, 3)))
 		n.start()
+		n.readable()
 		n.verify0()
 		n.stop()
+	}
+}
+
+// readable waits until all of the state can be read: damage that a reader is the first to find leads to a restore.
+func (n *node) readable() {
+	n.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		s, open := n.w.Store(0)
+		if open && s.Scan([]byte{1}, []byte{0xff}, func(_, _ []byte) bool { return true }) == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatal("the state stays damaged")
+		}
 	}
 }
 
