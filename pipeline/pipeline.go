@@ -245,9 +245,6 @@ func (p *Pipeline) close() error {
 // Addrs are what the API listens on.
 func (p *Pipeline) Addrs() []net.Addr { return p.api.Addrs() }
 
-// Door takes what comes in by other ways than the API.
-func (p *Pipeline) Door() *ingest.Door { return p.door }
-
 // Reload takes new options of the API without dropping a connection. Others hold from the next start on; the log names them.
 func (p *Pipeline) Reload(o Options) error {
 	if err := p.api.Reload(o.API); err != nil {
@@ -278,7 +275,8 @@ func (p *Pipeline) consumers() []named {
 }
 
 // Wait waits until what was appended at a position is in what questions are answered from: first
-// the identity stage must have passed it, then both levels what that stage wrote until then.
+// the identity stage must have passed it, then the customer
+// stage what that stage wrote until then. Counts need no waiting for: they show what is applied.
 func (p *Pipeline) Wait(ctx context.Context, at ingest.Position) error {
 	for _, m := range at {
 		if err := p.identity.Wait(ctx, m.Partition, m.Offset); err != nil {

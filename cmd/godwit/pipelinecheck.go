@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/godwit-mta/godwit/config"
 	"github.com/godwit-mta/godwit/internal/show"
@@ -48,16 +49,26 @@ func (c *pipelineCheckCmd) Run(e *env) error {
 	}
 	log := slog.New(slog.NewTextHandler(e.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	f.Pipeline.Warehouse.Engine = "" // it has no part in this
-	var failed error
-	p, err := pipeline.New(e.ctx, f.Pipeline, pipeline.Deps{Version: version(), Logger: log, Fatal: func(err error) { failed = err }})
+	failed := make(chan error, 1)
+	p, err := pipeline.New(e.ctx, f.Pipeline, pipeline.Deps{Version: version(), Logger: log, Fatal: func(err error) {
+		select {
+		case failed <- err:
+		default: // the first one tells why
+		}
+	}})
 	if err != nil {
 		return err
 	}
-	var part float64
-	stop := showProgress(e, 100, func() int64 { return int64(part * 100) })
-	r, err := p.Recount(e.ctx, acks, max(c.Shards, 1), func(done float64) { part = done })
+	var part atomic.Int64
+	stop := showProgress(e, 100, part.Load)
+	r, err := p.Recount(e.ctx, acks, max(c.Shards, 1), func(done float64) { part.Store(int64(done * 100)) })
 	stop()
-	err = joined(err, joined(p.Stop(e.ctx), failed))
+	err = joined(err, p.Stop(e.ctx))
+	select {
+	case broken := <-failed:
+		err = joined(broken, err)
+	default:
+	}
 	if err != nil {
 		return err
 	}

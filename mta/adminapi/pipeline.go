@@ -97,7 +97,7 @@ type Values []any
 // JSONSchema implements openapi.Schema.
 func (Values) JSONSchema() string { return `{"type":"array","items":{}}` }
 
-const noPipeline = "the pipeline is not on here: set pipeline.listen in the configuration"
+const noPipeline = "the pipeline is not on here: set pipeline.path in the configuration"
 
 func (s *Server) pipelineEndpoints() []endpoint {
 	op := func(method, path, id, summary string, in any, responses []openapi.Response) openapi.Operation {

@@ -25,8 +25,8 @@ type Door interface {
 
 // Waiter waits until writes can be read.
 type Waiter interface {
-	// Wait returns when what was put up to a position has been applied to identities, profiles, lists and
-	// counts, or the context's error.
+	// Wait returns when what was put up to a position has been applied to identities, profiles and
+	// lists, or the context's error.
 	Wait(ctx context.Context, at ingest.Position) error
 }
 
