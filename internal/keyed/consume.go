@@ -136,6 +136,10 @@ func (c *consumer) read(ctx context.Context) ([]stream.Record, error) {
 // apply hands records to the processor and appends what it emits.
 func (c *consumer) apply(ctx context.Context, recs []stream.Record) error {
 	first, last := recs[0], recs[len(recs)-1]
+	c.p.hand.Store(first.Appended.UnixMilli())
+	if now := time.Now(); now.Sub(last.Appended) > behindMost {
+		c.p.w.memory.hurry.Store(now.Add(hurryFor).UnixNano())
+	}
 	if !c.dirty {
 		c.dirty, c.first = true, first.Offset
 		c.p.begins(first.Appended)
@@ -144,7 +148,10 @@ func (c *consumer) apply(ctx context.Context, recs []stream.Record) error {
 			c.window, c.cancel = context.WithDeadline(ctx, c.due)
 		}
 	}
-	if err := c.proc.Apply(c.tx, recs); err != nil {
+	if err := c.inTurn(ctx, func() error { return c.proc.Apply(c.tx, recs) }); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
 		return c.blame(first.Offset, last.Offset, err)
 	}
 	if err := c.emit(ctx); err != nil {
@@ -154,6 +161,44 @@ func (c *consumer) apply(ctx context.Context, recs []stream.Record) error {
 	c.p.applied.Store(c.next)
 	c.p.w.m.applied(c.p.id, len(recs))
 	return nil
+}
+
+// turnWait is how long a stage waits for its turn at most: one that hangs in its own must not stop the others.
+const turnWait = 100 * time.Millisecond
+
+// behindMost is how old a record may be before its stage is behind. Then all of them use, for hurryFor, the CPU that is otherwise left to
+// requests: these come in no faster than they are applied.
+const (
+	behindMost = 300 * time.Millisecond
+	hurryFor   = 500 * time.Millisecond
+)
+
+// inTurn calls f when one of the turns of the process is free: what is applied must leave a CPU to requests, or each of them waits until
+// the scheduler takes one from a stage. Turns go in the order in which they were asked for.
+func (c *consumer) inTurn(ctx context.Context, f func() error) error {
+	turns := c.p.w.memory.turns
+	select {
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
+		return f()
+	default:
+	}
+	var extra chan struct{} // nil is never free
+	if m := c.p.w.memory; time.Now().UnixNano() < m.hurry.Load() {
+		extra = m.extra
+	}
+	late := time.NewTimer(turnWait)
+	defer late.Stop()
+	select {
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
+	case extra <- struct{}{}:
+		defer func() { <-extra }()
+	case <-late.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return f()
 }
 
 // blame makes an error of the processor, and sees to it that next time the records come one by one.
@@ -213,13 +258,16 @@ func (o *Options) largest() int { return int(o.MemTable) / 4 }
 
 func (c *consumer) commit(ctx context.Context) error {
 	start := time.Now()
-	if err := c.proc.Flush(c.tx); err != nil {
+	if err := c.inTurn(ctx, func() error { return c.proc.Flush(c.tx) }); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
 		return c.blame(c.first, c.next-1, err)
 	}
 	if err := c.emit(ctx); err != nil {
 		return err
 	}
-	if err := c.tx.Commit(c.next); err != nil {
+	if err := c.inTurn(ctx, func() error { return c.tx.Commit(c.next) }); err != nil {
 		return err
 	}
 	c.cancel()

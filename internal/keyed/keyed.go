@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 
@@ -33,6 +34,9 @@ type Store struct {
 	damage  atomic.Pointer[error]
 	damaged chan struct{}       // closed when damage is set
 	sums    map[string]snapFile // checksums of files that never change, for snapshots; guarded by the partition's lock of these
+
+	seed  maphash.Seed // of hashes of keys in memory
+	fresh *fresh
 
 	probing sync.Mutex
 	probes  map[*pebble.Iterator]struct{} // of Txs; what a Tx that was given up leaves, Close closes

@@ -1,9 +1,11 @@
 package keyed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 
@@ -28,9 +30,6 @@ type StoreOptions struct {
 const format = pebble.FormatValueSeparation
 
 func (o StoreOptions) pebble(s *Store) *pebble.Options {
-	if o.MemTable == 0 {
-		o.MemTable = 16 << 20
-	}
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
@@ -41,7 +40,8 @@ func (o StoreOptions) pebble(s *Store) *pebble.Options {
 		Cache: o.Cache, FS: o.FS, ReadOnly: o.ReadOnly,
 		FormatMajorVersion: format,
 		DisableWAL:         true,
-		MemTableSize:       o.MemTable,
+		// fresh rotates it when it has MemTable; what is above that is room for the last commit.
+		MemTableSize: o.memTable() / 4 * 5,
 		// One full and one being written out, and room for a third: a burst waits for the disk only then.
 		MemTableStopWritesThreshold: 3,
 		// Writes are never to stall for a compaction that is late: reads grow slower first.
@@ -56,7 +56,8 @@ func (o StoreOptions) pebble(s *Store) *pebble.Options {
 	}
 	po.Experimental.FileCacheShards = 2
 	for i := range po.Levels {
-		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		// A look that the filters let through reads a block, and there are up to ten of them for each key: 10 bits would let one in ten through.
+		po.Levels[i].FilterPolicy = bloom.FilterPolicy(16)
 		po.Levels[i].BlockSize = 8 << 10
 		po.Levels[i].Compression = func() *block.CompressionProfile { return block.FastestCompression }
 	}
@@ -65,9 +66,11 @@ func (o StoreOptions) pebble(s *Store) *pebble.Options {
 	return po
 }
 
+func (o *StoreOptions) memTable() uint64 { return cmp.Or(o.MemTable, 16<<20) }
+
 // OpenStore opens the state in a folder, making it if it is not there.
 func OpenStore(dir string, o StoreOptions) (*Store, error) {
-	s := &Store{dir: dir, drained: make(chan struct{}, 1), damaged: make(chan struct{}), sums: map[string]snapFile{}}
+	s := &Store{dir: dir, drained: make(chan struct{}, 1), damaged: make(chan struct{}), sums: map[string]snapFile{}, seed: maphash.MakeSeed()}
 	po := o.pebble(s)
 	var t *turn
 	if m := o.Memory; m != nil {
@@ -82,6 +85,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 		return nil, fmt.Errorf("keyed: open %s: %w", dir, err)
 	}
 	s.db = db
+	s.fresh = newFresh(s, o.memTable())
 	return s, nil
 }
 

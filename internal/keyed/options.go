@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -20,7 +22,7 @@ import (
 type Options struct {
 	Dir           string         `toml:"dir" doc:"Folder of the state of the pipeline's stages. It may be deleted while the program is down: state comes back from snapshots and the log."`
 	Snapshots     string         `toml:"snapshots" doc:"Folder of snapshots of the state, outside of dir but on the same volume, so that they share their files. Empty makes none: the log then keeps everything."`
-	Window        units.Duration `toml:"window" doc:"How long changes of a counting stage are collected before they are written and become visible. Longer saves work."`
+	Window        units.Duration `toml:"window" doc:"How long the account level collects changes before it writes them into its state. They show at once; after a crash they are made again from the log. Longer saves work and makes each write longer, for which records wait."`
 	SnapshotEvery units.Duration `toml:"snapshot_every" doc:"Time between two snapshots of a partition. The log keeps what came after the last snapshot but one."`
 	Cache         units.Size     `toml:"cache" doc:"Memory for state that was read and for changes that are not written out, of all stages together. Leave room beyond twice memtable for each stage and partition."`
 	MemTable      units.Size     `toml:"memtable" doc:"Changes that a partition of a stage collects in memory before it writes them out; two or three of them are in use."`
@@ -34,7 +36,7 @@ type Options struct {
 // DefaultOptions lack only the folders.
 func DefaultOptions() Options {
 	return Options{
-		Window:        units.Duration(20 * time.Millisecond),
+		Window:        units.Duration(3 * time.Second),
 		SnapshotEvery: units.Duration(5 * time.Minute),
 		Cache:         768 << 20,
 		MemTable:      16 << 20,
@@ -126,11 +128,14 @@ type Deps struct {
 	Memory     *Memory               // shared by the workers of a process; nil makes one for this worker
 }
 
-// Memory is what the stores of a process share: a cache, and turns at compacting.
+// Memory is what the stores of a process share: a cache, turns at compacting, and turns at applying records.
 type Memory struct {
 	blocks      *pebble.Cache
 	files       *pebble.FileCache
 	compactions *compactions
+	turns       chan struct{} // has an element for each stage that is applying or committing
+	extra       chan struct{} // the same while a stage is behind
+	hurry       atomic.Int64  // until when one is, as Unix nanoseconds
 }
 
 const (
@@ -142,7 +147,8 @@ const (
 
 // NewMemory makes a cache of so many bytes. It has a goroutine that Close ends.
 func NewMemory(size units.Size) *Memory {
-	return &Memory{blocks: pebble.NewCache(int64(size)), files: pebble.NewFileCache(2, maxFiles), compactions: newCompactions(maxCompactions)}
+	return &Memory{blocks: pebble.NewCache(int64(size)), files: pebble.NewFileCache(2, maxFiles), compactions: newCompactions(maxCompactions),
+		turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)), extra: make(chan struct{}, 1)}
 }
 
 // Close frees it once all stores that use it are closed.

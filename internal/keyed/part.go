@@ -27,6 +27,8 @@ type part struct {
 
 	careful int64 // records up to this offset are applied one by one, since one of them failed
 
+	hand atomic.Int64 // when the first of the records was appended that were read last, as Unix milliseconds; 0: none were
+
 	files sync.Mutex // the folder of snapshots has one user at a time; taken before mu
 
 	mu       sync.Mutex
@@ -183,6 +185,7 @@ func (p *part) set(s State, err error) {
 	}
 	if s == StateAway {
 		p.oldest, p.idle = time.Time{}, time.Time{}
+		p.hand.Store(0)
 	}
 }
 

@@ -140,7 +140,8 @@ func (p *part) restore(ctx context.Context, have []Snapshot, why error) (*Store,
 		return nil, err
 	}
 	tx := store.Begin(stream.Assignment{})
-	if err := errors.Join(tx.Put(identityKey, p.identity()), tx.Commit(0), tx.drop()); err != nil {
+	tx.add(opSet, identityKey, p.identity())
+	if err := errors.Join(tx.Commit(0), tx.drop()); err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
 	p.w.m.restored(p.id, "log")

@@ -78,7 +78,7 @@ func (s *Seen) First(tx *Tx, stage uint8, partition int32, offset int64, n int32
 }
 
 // write puts the marks that changed into a commit.
-func (s *Seen) write(tx *Tx) error {
+func (s *Seen) write(tx *Tx) {
 	s.asked = false
 	var k [seenKeyLen]byte
 	var v [seenValueLen]byte
@@ -89,10 +89,7 @@ func (s *Seen) write(tx *Tx) error {
 		m := s.marks[from]
 		binary.BigEndian.PutUint64(v[:], uint64(m.offset))
 		binary.BigEndian.PutUint32(v[8:], uint32(m.n))
-		if err := tx.batch.Set(k[:], v[:], nil); err != nil {
-			return err
-		}
+		tx.add(opSet, k[:], v[:])
 	}
 	clear(s.dirty)
-	return nil
 }

@@ -41,6 +41,7 @@ type PartitionStatus struct {
 	End       int64         `json:"end"`       // of the input; -1 if it could not be asked
 	Lag       int64         `json:"lag"`       // records to go: End less Committed, so too many where offsets have gaps; 0 if it waits for more
 	Behind    time.Duration `json:"behind"`    // since the oldest record that is not committed was appended; 0 if all are
+	Waiting   time.Duration `json:"waiting"`   // about how long the oldest record that is not applied has been in the input; 0 if all are
 	Snapshot  Snapshot      `json:"snapshot"`  // the newest; zero if there is none
 	Error     string        `json:"error,omitempty"`
 	ErrorAt   int64         `json:"error_at"` // offset of the first of the records that could not be applied, or -1
@@ -87,6 +88,9 @@ func (p *part) status(ctx context.Context) PartitionStatus {
 	if end > out.Committed && !p.waits.Load() {
 		out.Lag = end - out.Committed
 		out.Behind = p.behind(time.Now())
+		if end > out.Applied {
+			out.Waiting = p.waiting(time.Now())
+		}
 	}
 	return out
 }
@@ -106,6 +110,18 @@ func (p *part) behind(now time.Time) time.Duration {
 	since := p.oldest
 	if since.IsZero() {
 		since = p.idle
+	}
+	if since.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(since))
+}
+
+// waiting is the age of the records that the stage has in its hands: the oldest that are not applied, or those just before them.
+func (p *part) waiting(now time.Time) time.Duration {
+	since := p.idle
+	if hand := p.hand.Load(); hand != 0 {
+		since = time.UnixMilli(hand)
 	}
 	if since.IsZero() {
 		return 0

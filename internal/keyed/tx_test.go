@@ -25,9 +25,11 @@ func memStore(t testing.TB) *Store {
 	return s
 }
 
-// TestTxIsItsModel compares a Tx with a map, and the Store with the map of the last commit.
+// TestTxIsItsModel compares a Tx with a map, and the Store with the map of the last commit. Memtables are rotated so often that keys are
+// found in them, in those being written out, and in files.
 func TestTxIsItsModel(t *testing.T) {
 	s := memStore(t)
+	s.fresh.limit = 4 << 10
 	lap := 0
 	rapid.Check(t, func(t *rapid.T) {
 		lap++
@@ -72,6 +74,27 @@ func TestTxIsItsModel(t *testing.T) {
 				v, err = s.Get([]byte(k))
 				look("store", v, err, k, committed)
 			},
+			"look": func(t *rapid.T) {
+				keys := make([][]byte, rapid.IntRange(0, 50).Draw(t, "n"))
+				for i := range keys {
+					keys[i] = []byte(key.Draw(t, "key"))
+				}
+				if err := tx.Look(keys); err != nil {
+					t.Fatal(err)
+				}
+				for _, k := range keys {
+					v, err := tx.Get(k)
+					look("looked", v, err, string(k), now)
+					clear(k) // they may be used again
+				}
+			},
+			"all": func(t *rapid.T) {
+				for i := range 400 {
+					k := fmt.Sprint(prefix, i)
+					v, err := tx.Get([]byte(k))
+					look("all", v, err, k, now)
+				}
+			},
 			"commit": func(t *rapid.T) {
 				if err := tx.Commit(1); err != nil {
 					t.Fatal(err)
@@ -96,6 +119,61 @@ func TestTxIsItsModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestFreshKeys holds that no key that lies in a memtable is unknown to fresh, and that it forgets what was written out.
+func TestFreshKeys(t *testing.T) {
+	s := memStore(t)
+	s.fresh.limit = 64 << 10
+	tx := s.Begin(stream.Assignment{})
+	defer func() { _ = tx.drop() }()
+	key := func(n int) []byte { return fmt.Appendf(nil, "key %d", n*7919%100_000) }
+	const last = 20_000
+	for n := range last {
+		if err := tx.Put(key(n), []byte("value")); err != nil {
+			t.Fatal(err)
+		}
+		if n%100 != 99 {
+			continue
+		}
+		if err := tx.Commit(int64(n)); err != nil {
+			t.Fatal(err)
+		}
+		for m := n; m >= 0; m -= 500 {
+			if has, err := tx.Has(key(m)); !has || err != nil {
+				t.Fatalf("key %d of %d: %v %v", m, n, has, err)
+			}
+		}
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if s.fresh.forget(); len(s.fresh.gens) != 1 {
+		t.Errorf("%d generations are left after everything was written out", len(s.fresh.gens))
+	}
+	known := 0
+	for n := range last {
+		if s.fresh.may(tx.written.hash(key(n))) {
+			known++
+		}
+	}
+	if known > last/10 {
+		t.Errorf("%d of %d keys are still thought to be in memory", known, last)
+	}
+}
+
+// TestReservedKeys holds that a processor cannot overwrite what belongs to the program.
+func TestReservedKeys(t *testing.T) {
+	tx := memStore(t).Begin(stream.Assignment{})
+	for _, key := range [][]byte{nil, {}, offsetKey} {
+		for name, err := range map[string]error{
+			"set": tx.Set(key, nil), "put": tx.Put(key, nil), "merge": tx.Merge(key, nil), "delete": tx.Delete(key),
+		} {
+			if err == nil {
+				t.Errorf("%s %q is taken", name, key)
+			}
+		}
+	}
 }
 
 func TestSeen(t *testing.T) {

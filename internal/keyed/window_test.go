@@ -31,7 +31,7 @@ func TestWindowEndsWithoutMoreInput(t *testing.T) {
 		if c, a := n.w.Committed(0), n.w.Applied(0); c != 0 || a != 1 {
 			t.Errorf("within the window: committed %d, applied %d", c, a)
 		}
-		if s := n.w.Status()[0]; s.Lag != 1 || s.Behind != 49*time.Millisecond {
+		if s := n.w.Status()[0]; s.Lag != 1 || s.Behind != 49*time.Millisecond || s.Waiting != 0 {
 			t.Errorf("within the window: %+v", s)
 		}
 		start := time.Now()
@@ -118,7 +118,7 @@ func TestErrorIsTriedAgainWithPauses(t *testing.T) {
 		if s.State != StateFailing || s.ErrorAt != 2 || s.Error == "" || s.Committed != 2 {
 			t.Errorf("wedged: %+v", s)
 		}
-		if s.Behind < 59*time.Second {
+		if s.Behind < 59*time.Second || s.Waiting < 59*time.Second {
 			t.Errorf("behind %v", s.Behind)
 		}
 		n.broken.Store(false)

@@ -13,9 +13,9 @@ type arena struct {
 
 const chunkSize = 64 << 10
 
-// alloc returns n bytes with nothing behind them.
+// alloc returns n bytes with nothing behind them. It is never nil.
 func (a *arena) alloc(n int) []byte {
-	if n > len(a.free) {
+	if n > len(a.free) || a.free == nil {
 		if n > chunkSize/4 {
 			return make([]byte, n)
 		}
@@ -32,7 +32,7 @@ func (a *arena) copy(b []byte) []byte {
 	return out
 }
 
-// writes is what a Tx wrote, by key: a hash table with open addressing whose entries are in the order of the first write.
+// writes is what a Tx wrote, or knows, by key: a hash table with open addressing whose entries are in the order of the first write.
 type writes struct {
 	seed    maphash.Seed
 	slots   []uint32 // number of an entry, counted from 1; 0 is free
@@ -40,57 +40,55 @@ type writes struct {
 }
 
 type write struct {
-	hash    uint64
-	key     []byte
-	value   []byte
-	deleted bool
+	hash  uint64
+	key   []byte
+	value []byte // nil: there is none
+	seq   uint32
 }
 
 const minSlots = 256
 
-func newWrites() writes { return writes{seed: maphash.MakeSeed(), slots: make([]uint32, minSlots)} }
+func newWrites(seed maphash.Seed) writes { return writes{seed: seed, slots: make([]uint32, minSlots)} }
 
-// find returns the entry of a key, or nil, and its hash.
-func (w *writes) find(key []byte) (*write, uint64) {
-	h := maphash.Bytes(w.seed, key)
+func (w *writes) hash(key []byte) uint64 { return maphash.Bytes(w.seed, key) }
+
+// find returns the entry of a key, or nil.
+func (w *writes) find(key []byte, hash uint64) *write {
 	if len(w.entries) == 0 {
-		return nil, h
+		return nil
 	}
 	mask := uint64(len(w.slots) - 1)
-	for i := h & mask; ; i = (i + 1) & mask {
+	for i := hash & mask; ; i = (i + 1) & mask {
 		at := w.slots[i]
 		if at == 0 {
-			return nil, h
+			return nil
 		}
-		if e := &w.entries[at-1]; e.hash == h && bytes.Equal(e.key, key) {
-			return e, h
+		if e := &w.entries[at-1]; e.hash == hash && bytes.Equal(e.key, key) {
+			return e
 		}
 	}
 }
 
-// set notes a value. Key and value are copied to a.
-func (w *writes) set(a *arena, key, value []byte) {
-	e := w.entry(a, key)
-	e.value, e.deleted = a.copy(value), false
-}
-
-// remove notes that a key is gone.
-func (w *writes) remove(a *arena, key []byte) {
-	e := w.entry(a, key)
-	e.value, e.deleted = nil, true
+// set notes a value as write number seq of the Tx; nil says that there is none. Key and value are copied to a.
+func (w *writes) set(a *arena, key []byte, hash uint64, value []byte, seq uint32) {
+	e := w.entry(a, key, hash)
+	if e.seq = seq; value == nil {
+		e.value = nil
+		return
+	}
+	e.value = a.copy(value)
 }
 
 // entry finds or makes the entry of a key.
-func (w *writes) entry(a *arena, key []byte) *write {
-	e, h := w.find(key)
-	if e != nil {
+func (w *writes) entry(a *arena, key []byte, hash uint64) *write {
+	if e := w.find(key, hash); e != nil {
 		return e
 	}
 	if 2*(len(w.entries)+1) > len(w.slots) {
 		w.grow()
 	}
-	w.entries = append(w.entries, write{hash: h, key: a.copy(key)})
-	w.link(h, uint32(len(w.entries)))
+	w.entries = append(w.entries, write{hash: hash, key: a.copy(key)})
+	w.link(hash, uint32(len(w.entries)))
 	return &w.entries[len(w.entries)-1]
 }
 
