@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -41,7 +43,7 @@ type Options struct {
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
 	const day = units.Duration(24 * time.Hour)
-	return Options{Window: 400 * day, Dedupe: 90 * day, KeepProperties: true, MaxProfile: 192 << 10, Known: 1 << 18}
+	return Options{Window: 400 * day, Dedupe: 90 * day, KeepProperties: true, MaxProfile: 192 << 10, Known: 1 << 19}
 }
 
 // Validate names the first key that cannot be used.
@@ -106,9 +108,10 @@ type processor struct {
 	saved int64  // the clock that the state has
 	due   uint32 // first day in the index of rows to fold; noDay if there is none
 
+	ahead  lookahead
 	offset int64 // of the record that is being applied
 	n      int32 // its outputs so far
-	fact   fact.Fact
+	fact   *fact.Fact
 	key    []byte
 	value  []byte
 	hash   *xxhash.Digest
@@ -120,7 +123,7 @@ func open(s *keyed.Store, o Options, d Deps, m *metrics) (*processor, error) {
 		return nil, err
 	}
 	p := &processor{o: o, d: d, m: m, seen: seen, known: newKnown(o.Known), touched: map[who]head{},
-		tenants: map[string]fact.TenantID{}, clock: math.MinInt64, hash: xxhash.New()}
+		tenants: map[string]fact.TenantID{}, clock: math.MinInt64, hash: xxhash.New(), fact: new(fact.Fact)}
 	if p.clock, err = loadClock(s); err != nil {
 		return nil, err
 	}
@@ -136,9 +139,14 @@ func open(s *keyed.Store, o Options, d Deps, m *metrics) (*processor, error) {
 // Apply implements keyed.Processor.
 func (p *processor) Apply(tx *keyed.Tx, recs []stream.Record) error {
 	p.st.tx = tx
-	for i := range recs {
-		if err := p.record(&recs[i]); err != nil {
-			return fmt.Errorf("customer: record %d: %w", recs[i].Offset, err)
+	for some := range slices.Chunk(recs, aheadMost) {
+		if err := p.lookAhead(some); err != nil {
+			return fmt.Errorf("customer: records from %d: %w", some[0].Offset, err)
+		}
+		for i := range some {
+			if err := p.record(&some[i], &p.ahead.facts[i], p.ahead.errs[i]); err != nil {
+				return fmt.Errorf("customer: record %d: %w", some[i].Offset, err)
+			}
 		}
 	}
 	return nil
@@ -146,11 +154,10 @@ func (p *processor) Apply(tx *keyed.Tx, recs []stream.Record) error {
 
 // record applies one record. What is not one, or has contents that cannot be read, is passed over: the state must not
 // stand still for ever because of it.
-func (p *processor) record(r *stream.Record) error {
-	p.offset, p.n = r.Offset, 0
-	f := &p.fact
-	if err := f.Parse(r.Data); err != nil {
-		p.damaged("record", err)
+func (p *processor) record(r *stream.Record, f *fact.Fact, unread error) error {
+	p.offset, p.n, p.fact = r.Offset, 0, f
+	if unread != nil {
+		p.damaged("record", unread)
 		return nil
 	}
 	if f.Kind == fact.KindTransfer && (f.Transfer == nil || f.Transfer.Level != fact.StageCustomer) {
@@ -174,12 +181,18 @@ func (p *processor) record(r *stream.Record) error {
 	return nil
 }
 
-func (p *processor) apply(f *fact.Fact) error {
-	tenant, ok := p.tenants[f.Tenant]
+// tenant is the id of a tenant.
+func (p *processor) tenant(name string) fact.TenantID {
+	id, ok := p.tenants[name]
 	if !ok {
-		tenant = fact.TenantIDOf(f.Tenant)
-		p.tenants[f.Tenant] = tenant
+		id = fact.TenantIDOf(name)
+		p.tenants[strings.Clone(name)] = id // name keeps a whole record alive
 	}
+	return id
+}
+
+func (p *processor) apply(f *fact.Fact) error {
+	tenant := p.tenant(f.Tenant)
 	w := whoOf(tenant, f.Profile)
 	switch {
 	case f.Kind == fact.KindEvent && f.Event != nil:

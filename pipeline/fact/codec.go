@@ -61,8 +61,20 @@ func (i *Intake) Parse(data []byte) error {
 }
 
 // Parse reads a record, as Intake.Parse does.
-func (f *Fact) Parse(data []byte) error {
-	var r record
+func (f *Fact) Parse(data []byte) error { return f.parse(data, nil) }
+
+// Room is memory that one fact after the other is read into.
+type Room struct {
+	who    []Identifier
+	event  Event
+	change Change
+}
+
+// ParseInto is Parse, but event, change and identifiers are in the room: they are valid until it is used for the next fact.
+func (f *Fact) ParseInto(data []byte, room *Room) error { return f.parse(data, room) }
+
+func (f *Fact) parse(data []byte, room *Room) error {
+	r := record{room: room}
 	if err := r.parse(data); err != nil {
 		return err
 	}
@@ -91,6 +103,7 @@ type record struct {
 	transfer *Transfer
 	object   *Object
 	from     Origin
+	room     *Room // nil: each part gets memory of its own
 }
 
 func (r *record) has() byte {
@@ -144,7 +157,7 @@ func (r *record) parse(data []byte) error {
 	copy(r.profile[:], p.take(16))
 	r.at = p.time()
 	if n := p.count(2); n > 0 {
-		r.who = make([]Identifier, n)
+		r.who = r.identifiers(n)
 		for i := range r.who {
 			r.who[i] = p.identifier()
 		}
@@ -159,11 +172,11 @@ func (r *record) parse(data []byte) error {
 // parts reads what only some records have.
 func (r *record) parts(p *parser, has byte) {
 	if has&hasEvent != 0 {
-		r.event = new(Event)
+		r.event = r.newEvent()
 		r.event.parse(p)
 	}
 	if has&hasChange != 0 {
-		r.change = new(Change)
+		r.change = r.newChange()
 		r.change.parse(p)
 	}
 	if has&hasClaim != 0 {
@@ -182,4 +195,36 @@ func (r *record) parts(p *parser, has byte) {
 		r.object = new(Object)
 		r.object.parse(p)
 	}
+}
+
+func (r *record) identifiers(n int) []Identifier {
+	if r.room == nil {
+		return make([]Identifier, n)
+	}
+	r.room.who = sized(r.room.who, n)
+	return r.room.who
+}
+
+func (r *record) newEvent() *Event {
+	if r.room == nil {
+		return new(Event)
+	}
+	r.room.event = Event{Dims: r.room.event.Dims[:0]}
+	return &r.room.event
+}
+
+func (r *record) newChange() *Change {
+	if r.room == nil {
+		return new(Change)
+	}
+	r.room.change = Change{}
+	return &r.room.change
+}
+
+// sized returns a slice of n elements, in the memory of s if there is enough.
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
 }

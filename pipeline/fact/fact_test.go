@@ -330,9 +330,18 @@ func FuzzFact(f *testing.F) {
 	f.Add((&Fact{Kind: KindEvent, Tenant: "acme", At: instant, Who: who, Event: event(), From: Origin{N: 1}}).Append(nil))
 	f.Add((&Fact{Kind: KindTransfer, Transfer: &Transfer{Data: []byte("x"), Last: true}}).Append(nil))
 	f.Add((&Fact{Kind: KindMarker, Merge: &Merge{}}).Append(nil))
+	used := (&Fact{Kind: KindEvent, Tenant: "acme", At: instant, Who: who, Event: event(), Change: &Change{Lists: []Membership{{List: "a"}}}, From: Origin{N: 1}}).Append(nil)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var in, again Fact
-		if in.Parse(data) != nil {
+		var in, again, second Fact
+		var room Room
+		if err := second.ParseInto(used, &room); err != nil {
+			t.Fatal(err)
+		}
+		failed, into := in.Parse(data), second.ParseInto(data, &room)
+		if (failed == nil) != (into == nil) || failed == nil && !bytes.Equal(in.Append(nil), second.Append(nil)) {
+			t.Fatalf("%+v, in a used room %+v: %v, %v", in, second, failed, into)
+		}
+		if failed != nil {
 			return
 		}
 		if err := again.Parse(in.Append(nil)); err != nil || !same(in, again) {

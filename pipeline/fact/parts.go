@@ -43,7 +43,7 @@ func (e *Event) parse(p *parser) {
 	e.Value = p.varint()
 	e.Service, e.Name, e.UID, e.Currency = p.string(), p.string(), p.string(), p.string()
 	if n := p.count(2); n > 0 {
-		e.Dims = make([]Dim, n)
+		e.Dims = sized(e.Dims, n)
 		for i := range e.Dims {
 			e.Dims[i].Name, e.Dims[i].Value = p.string(), p.string()
 		}

@@ -10,12 +10,12 @@ func TestCacheIsBounded(t *testing.T) {
 	c := newCache(10)
 	at := func(n byte) key { return key{hash: [16]byte{n}} }
 	for n := range byte(100) {
-		c.put(at(n), known{root: fact.ProfileID{n}})
+		c.put(at(n), known{root: fact.ProfileID{n + 1}})
 		if _, there := c.get(at(0)); !there {
 			t.Fatalf("what is asked for all the time was forgotten after %d others", n)
 		}
-		if len(c.young)+len(c.old) > 10 {
-			t.Fatalf("%d identifiers in a cache for 10", len(c.young)+len(c.old))
+		if len(c.slots) > 10 {
+			t.Fatalf("%d identifiers fit into a cache for 10", len(c.slots))
 		}
 	}
 	c.most = 3

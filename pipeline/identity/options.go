@@ -11,11 +11,11 @@ import (
 
 // Options of the stage.
 type Options struct {
-	Cached int `toml:"cached" doc:"Identifiers that each partition keeps in memory, about 130 bytes each. Others cost a read of the state for each event."`
+	Cached int `toml:"cached" doc:"Identifiers that each partition keeps in memory, about 72 bytes each. Others cost a read of the state for each event."`
 }
 
 // DefaultOptions are meant for a node with a few gigabytes.
-func DefaultOptions() Options { return Options{Cached: 1 << 18} }
+func DefaultOptions() Options { return Options{Cached: 1 << 19} }
 
 // Validate reports what cannot work. Its error begins with the field.
 func (o Options) Validate() error {

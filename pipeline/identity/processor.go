@@ -3,6 +3,7 @@ package identity
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/internal/stream"
@@ -34,6 +35,8 @@ type processor struct {
 	m      *metrics
 	seen   *keyed.Seen
 	cache  *cache
+	moves  moves
+	ahead  lookahead
 	failed error
 	names  map[string]*tenant
 
@@ -61,8 +64,12 @@ func newProcessor(o Options, d Deps, m *metrics, s *keyed.Store, a stream.Assign
 	if err != nil {
 		return nil, err
 	}
+	moved, err := loadMoves(s)
+	if err != nil {
+		return nil, err
+	}
 	return &processor{
-		d: d, m: m, seen: seen, cache: newCache(o.Cached), names: map[string]*tenant{},
+		d: d, m: m, seen: seen, cache: newCache(o.Cached), moves: moved, names: map[string]*tenant{},
 		conflict: func(string, fact.Identifier) {},
 		from:     fact.Origin{Stage: fact.StageIdentity, Partition: a.Partition, Generation: a.Generation},
 	}, nil
@@ -74,20 +81,33 @@ func (p *processor) Apply(tx *keyed.Tx, recs []stream.Record) error {
 		return p.failed
 	}
 	p.tx, p.count = tx, counts{}
-	for i := range recs {
-		if err := p.record(&recs[i]); err != nil {
-			p.failed = fmt.Errorf("identity: record %d of partition %d: %w", recs[i].Offset, p.from.Partition, err)
-			return p.failed
+	for some := range slices.Chunk(recs, aheadMost) {
+		if err := p.some(some); err != nil {
+			p.failed = err
+			return err
 		}
 	}
 	p.m.add(p.count)
 	return nil
 }
 
+func (p *processor) some(recs []stream.Record) error {
+	if err := p.lookAhead(recs); err != nil {
+		return fmt.Errorf("identity: records from %d of partition %d: %w", recs[0].Offset, p.from.Partition, err)
+	}
+	for i := range recs {
+		if err := p.record(&recs[i], p.ahead.found[i]); err != nil {
+			return fmt.Errorf("identity: record %d of partition %d: %w", recs[i].Offset, p.from.Partition, err)
+		}
+	}
+	return nil
+}
+
 // Flush implements keyed.Processor. All is in the Tx already.
 func (p *processor) Flush(*keyed.Tx) error { return nil }
 
-func (p *processor) record(rec *stream.Record) error {
+// record applies one record. k is the key of its first identifier, if it is of an event or change.
+func (p *processor) record(rec *stream.Record, k key) error {
 	r := &p.raw
 	if err := r.Parse(rec.Data); err != nil {
 		return err
@@ -106,7 +126,7 @@ func (p *processor) record(rec *stream.Record) error {
 	t := p.tenant(r.Tenant)
 	switch r.Kind {
 	case fact.KindEvent, fact.KindChange:
-		return p.subject(t)
+		return p.subject(t, k)
 	case fact.KindObject:
 		return p.object(t, rec.Data)
 	case fact.KindClaim, fact.KindMerge, fact.KindRedirect:

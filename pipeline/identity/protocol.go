@@ -27,7 +27,7 @@ func (p *processor) protocol(t *tenant, data []byte) error {
 // claimed decides, as the owner of the identifier, whether it joins the profile of the stronger one that it came along with.
 func (p *processor) claimed(t *tenant, in *fact.Intake) error {
 	c := in.Claim
-	target, dead, err := follow(p.tx, place{t.id, c.Profile})
+	target, dead, err := p.follow(place{t.id, c.Profile})
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (p *processor) claimed(t *tenant, in *fact.Intake) error {
 	if b == nil {
 		return p.bind(k, target)
 	}
-	root, dead, err := follow(p.tx, place{t.id, b.profile})
+	root, dead, err := p.follow(place{t.id, b.profile})
 	switch {
 	case err != nil:
 		return err
@@ -88,13 +88,13 @@ func (p *processor) merge(t *tenant, in *fact.Intake) error {
 		p.ask(in, t.home)
 		return nil
 	}
-	source, dead, err := follow(p.tx, place{t.id, m.Source})
+	source, dead, err := p.follow(place{t.id, m.Source})
 	if err != nil || dead {
 		return err
 	}
 	var destination fact.ProfileID
 	if !m.Destination.IsZero() {
-		if destination, dead, err = follow(p.tx, place{t.id, m.Destination}); err != nil || dead || destination == source {
+		if destination, dead, err = p.follow(place{t.id, m.Destination}); err != nil || dead || destination == source {
 			return err
 		}
 		if in.Claim != nil && source != m.Source {
@@ -135,6 +135,7 @@ func (p *processor) redirected(t *tenant, in *fact.Intake) error {
 func (p *processor) redirect(from place, to fact.ProfileID) error {
 	p.cache.redirect(from)
 	p.buf = from.append(p.buf[:0])
+	p.moves.profiles.Add(hashOfPlace(p.buf[1:]))
 	p.buf = append(append(p.buf, rowVersion), to[:]...)
 	return p.tx.Set(p.buf[:keyLen], p.buf[keyLen:])
 }

@@ -32,6 +32,9 @@ type key struct {
 
 // keyOf hashes an identifier.
 func keyOf(tenant fact.TenantID, kind fact.IdentifierKind, value []byte) key {
+	if s, is := unseal(value); is {
+		return key{tenant, s.hash}
+	}
 	var room [128]byte
 	b := binary.BigEndian.AppendUint64(room[:0], uint64(tenant))
 	b = append(append(b, byte(kind)), value...)
@@ -68,6 +71,9 @@ const maxClaimed = 64
 
 // hashOf is never zero.
 func hashOf(kind fact.IdentifierKind, value []byte) uint64 {
+	if s, is := unseal(value); is {
+		return s.claim
+	}
 	var h xxhash.Digest
 	h.ResetWithSeed(uint64(kind))
 	_, _ = h.Write(value)

@@ -16,12 +16,11 @@ type found struct {
 }
 
 // subject finds whose an event or a change is and passes it on.
-func (p *processor) subject(t *tenant) error {
+func (p *processor) subject(t *tenant, k key) error {
 	if len(p.raw.Who) == 0 {
 		return p.invalid("it names nobody")
 	}
 	who := p.raw.Who[0]
-	k := keyOf(t.id, who.Kind, who.Value)
 	var f found
 	var err error
 	if f.known, f.existed = p.cache.get(k); !f.existed {
@@ -70,7 +69,7 @@ func (p *processor) find(t *tenant, k key, who fact.RawIdentifier) (found, error
 	if b == nil {
 		return p.create(t, who, fact.ProfileID{})
 	}
-	root, dead, err := follow(p.tx, place{t.id, b.profile})
+	root, dead, err := p.follow(place{t.id, b.profile})
 	switch {
 	case err != nil:
 		return found{}, err
@@ -84,10 +83,14 @@ func (p *processor) find(t *tenant, k key, who fact.RawIdentifier) (found, error
 
 // create makes a profile for an identifier. after is the deleted one that had it before.
 func (p *processor) create(t *tenant, who fact.RawIdentifier, after fact.ProfileID) (found, error) {
+	if sealed, is := unseal(who.Value); is { // it made a profile, which was erased since
+		root, _, err := p.follow(place{t.id, sealed.profile})
+		return found{known: known{root: root}, b: &binding{profile: sealed.profile, own: true}, changed: true}, err
+	}
 	for {
 		profile := fact.DeriveProfile(t.name, who.Copy(), after)
 		// Nobody can have merged or deleted what was not there; but ids can be worked out, and asked for.
-		root, dead, err := follow(p.tx, place{t.id, profile})
+		root, dead, err := p.follow(place{t.id, profile})
 		if err != nil {
 			return found{}, err
 		}
@@ -124,7 +127,9 @@ func (p *processor) claimAll(t *tenant, k key, f *found) error {
 		}
 		f.b.claim(h)
 		f.changed = true
-		p.claim(t, id.Copy(), f.root)
+		if _, erased := unseal(id.Value); !erased { // the owner was asked the first time
+			p.claim(t, id.Copy(), f.root)
+		}
 	}
 	return nil
 }
