@@ -192,18 +192,19 @@ func BenchmarkEventsAfterRestart(b *testing.B) {
 func measure(b *testing.B, r *rig) {
 	recs := r.records(b.N)
 	r.apply, r.flush, r.commit = 0, 0, 0
+	rows, lookups := read(b, r.p.m.rows), read(b, r.p.m.lookups)
 	used, before := cpu(b), r.s.Usage()
 	b.ResetTimer()
 	r.run(recs)
 	b.StopTimer()
 	total := cpu(b) - used
-	st, u, events := r.p.Stats(), r.s.Usage(), float64(b.N)
+	u, events := r.s.Usage(), float64(b.N)
 	b.ReportMetric(float64(total.Microseconds())/events, "cpu-µs/event")
 	b.ReportMetric(float64(r.apply.Nanoseconds())/events, "apply-ns")
 	b.ReportMetric(float64(r.flush.Nanoseconds())/events, "flush-ns")
 	b.ReportMetric(float64(r.commit.Nanoseconds())/events, "commit-ns")
-	b.ReportMetric(float64(st.Operands)/events, "operands/event")
-	b.ReportMetric(float64(st.Lookups)/events, "lookups/event")
+	b.ReportMetric((read(b, r.p.m.rows)-rows)/events, "rows/event")
+	b.ReportMetric((read(b, r.p.m.lookups)-lookups)/events, "lookups/event")
 	b.ReportMetric((float64(u.Disk+u.Memory)-float64(before.Disk+before.Memory))/events, "B/event")
 	b.ReportMetric(float64(u.Compacts-before.Compacts), "compactions")
 }

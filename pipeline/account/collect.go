@@ -49,8 +49,8 @@ func (c *collector) bucket(at int64) (int64, bool) {
 	return id, id != noBucket
 }
 
-// add adds a row up. whole says that the month's row is to be taken as a whole.
-func (c *collector) add(k *rowKey, data []byte, whole bool) error {
+// add adds a row of a value up. whole says that the month's row is to be taken as a whole.
+func (c *collector) add(k *rowKey, value, data []byte, whole bool) error {
 	r := row{rest: data}
 	var e entry
 	for {
@@ -63,10 +63,6 @@ func (c *collector) add(k *rowKey, data []byte, whole bool) error {
 		}
 		if !ok {
 			continue
-		}
-		value := k.value
-		if !c.plan.by {
-			value = nil // all together, so that a profile is one
 		}
 		if err := c.entry(value, id, &e); err != nil {
 			return err
@@ -128,14 +124,23 @@ type layer struct {
 type subject struct {
 	metric, dim uint32
 	zone        *time.Location // in which it is counted
+	values      []wantedValue  // nil: all
 	layers      []layer
+	fresh       []freshValue
+}
+
+// wantedValue is a value that is asked for.
+type wantedValue struct {
+	text   []byte
+	number uint32 // 0: it has none, or had none when the windows were looked at
+	place  ref    // in the windows; 0: in none
 }
 
 // subject finds it, and copies what is not committed. It returns nil if nothing was counted.
 func (p *Processor) subject(q *plan, tenant string) (*subject, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &subject{}
+	s := &subject{fresh: p.values.fresh}
 	t, m, err := p.lookup(tenant, q)
 	if err != nil || m == nil {
 		return nil, err
@@ -150,27 +155,64 @@ func (p *Processor) subject(q *plan, tenant string) (*subject, error) {
 	if err := q.check(s.zone); err != nil {
 		return nil, err
 	}
-	x := &scratch{}
-	for _, w := range p.windows() {
-		l := layer{w.gen, map[string][]byte{}}
-		if q.values == nil {
-			err = w.copySeries(s, l.rows, x)
-		} else {
-			for _, c := range q.pieces(s.zone) {
-				for _, v := range q.values {
-					key := append(appendSeries(nil, s.metric, s.dim, c.month), v...)
-					if r := w.find(key); r != nil {
-						err = errors.Join(err, w.copyRows(r, l.rows, x))
-					}
-				}
+	for _, text := range q.values {
+		v := wantedValue{text: []byte(text)}
+		if s.dim != 0 {
+			if v.number, v.place, err = p.knownValue(s.dim, v.text); err != nil {
+				return nil, err
 			}
 		}
-		if err != nil {
+		s.values = append(s.values, v)
+	}
+	for _, w := range p.windows() {
+		l := layer{w.gen, map[string][]byte{}}
+		if err := p.copyWindow(w, q, s, l.rows); err != nil {
 			return nil, err
 		}
 		s.layers = append(s.layers, l)
 	}
 	return s, nil
+}
+
+// copyWindow copies what a window has for a question.
+func (p *Processor) copyWindow(w *window, q *plan, s *subject, to map[string][]byte) error {
+	x := &scratch{}
+	if s.values == nil {
+		for i := range w.series {
+			if r := &w.series[i]; r.metric == s.metric && r.dim == s.dim {
+				if err := p.copyRows(w, r, to, x); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	for _, c := range q.pieces(s.zone) {
+		for _, v := range s.values {
+			for _, by := range v.refs(s.dim) {
+				if r := w.find(seriesID{s.metric, by, c.month}); r != nil {
+					if err := p.copyRows(w, r, to, x); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// refs are what a value may go by in a window.
+func (v *wantedValue) refs(dim uint32) (out []ref) {
+	if dim == 0 {
+		return []ref{0}
+	}
+	if v.number != 0 {
+		out = append(out, ref(v.number))
+	}
+	if v.place != 0 {
+		out = append(out, v.place)
+	}
+	return out
 }
 
 // lookup finds the zone of a tenant and a metric's row, nil if there is none.
@@ -203,30 +245,18 @@ func (p *Processor) lookup(tenant string, q *plan) (*time.Location, *metric, err
 	return zone, m, nil
 }
 
-// copySeries copies all rows of a dimension.
-func (w *window) copySeries(of *subject, to map[string][]byte, x *scratch) error {
-	for i := range w.series {
-		if s := &w.series[i]; s.metric == of.metric && s.dim == of.dim {
-			if err := w.copyRows(s, to, x); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // copyRows copies a series as operands, where only those who leave matter for other rows than the month's.
-func (w *window) copyRows(s *series, to map[string][]byte, x *scratch) error {
+func (p *Processor) copyRows(w *window, s *series, to map[string][]byte, x *scratch) error {
 	operand, err := w.month(s, false, x)
 	if err != nil {
 		return err
 	}
-	to[string(w.keyOf(s))] = bytes.Clone(operand)
+	to[string(p.appendRow(nil, s, 0))] = bytes.Clone(operand)
 	if !w.leaving(s) {
 		return nil
 	}
 	return w.days(s, false, x, func(day uint8, operand []byte) error {
-		to[string(dayKey(nil, w.keyOf(s), int(s.dayAt), day))] = bytes.Clone(operand)
+		to[string(p.appendRow(nil, s, day))] = bytes.Clone(operand)
 		return nil
 	})
 }
@@ -260,6 +290,9 @@ func (p *Processor) try(ctx context.Context, q *plan, tenant string) (lines, boo
 	if err != nil {
 		return nil, false, err
 	}
+	if err := s.number(p.store); err != nil {
+		return nil, false, err
+	}
 	pending, err := s.pending(before)
 	if err != nil {
 		return nil, false, err
@@ -271,6 +304,18 @@ func (p *Processor) try(ctx context.Context, q *plan, tenant string) (lines, boo
 	c.passed(never)
 	after, err := committed(p.store)
 	return c.lines, before == after, err
+}
+
+// number finds the numbers that were committed after the windows were looked at: rows may be under them by now.
+func (s *subject) number(store *keyed.Store) (err error) {
+	for i := range s.values {
+		if v := &s.values[i]; v.number == 0 && s.dim != 0 {
+			if v.number, err = storedNumber(store, s.dim, v.text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // pending combines what is not committed.
@@ -299,9 +344,9 @@ func (s *subject) pending(committed uint64) (map[string][]byte, error) {
 
 // read calls the collector for all rows in the order of months and days.
 func (p *Processor) read(ctx context.Context, c *collector, s *subject, pending map[string][]byte) error {
-	r := &rowReader{ctx: ctx, p: p, c: c, pending: pending, keys: slices.Sorted(maps.Keys(pending))}
+	r := &rowReader{ctx: ctx, p: p, c: c, pending: pending, keys: slices.Sorted(maps.Keys(pending)), fresh: s.fresh}
 	if !c.plan.bounded {
-		prefix := appendSeries(nil, s.metric, s.dim, 0)
+		prefix := appendPlace(nil, s.metric, s.dim, 0, 0)
 		return r.scan(prefix[:len(prefix)-3], nil, c.plan.interval == Month && s.zone.String() == c.plan.zone.String())
 	}
 	for _, piece := range c.plan.pieces(s.zone) {
@@ -319,29 +364,36 @@ type rowReader struct {
 	c       *collector
 	pending map[string][]byte
 	keys    []string // of pending, in order
+	fresh   []freshValue
+	texts   map[uint32][]byte // of numbers that were met; nil: none was
 	n       int
 }
 
 func (r *rowReader) piece(s *subject, c piece) error {
-	month := appendSeries(nil, s.metric, s.dim, c.month)
-	at := len(month) - 1
-	if r.c.plan.values != nil {
-		for day := range int(c.last) + 1 {
-			if day > 0 && (c.whole || day < int(c.first)) {
+	if s.values == nil {
+		month := appendPlace(nil, s.metric, s.dim, c.month, 0)
+		if err := r.scan(month, nil, c.whole); err != nil || c.whole {
+			return err
+		}
+		return r.scan(appendPlace(nil, s.metric, s.dim, c.month, c.first), appendPlace(nil, s.metric, s.dim, c.month, c.last+1), false)
+	}
+	for day := range c.last + 1 {
+		if day > 0 && (c.whole || day < c.first) {
+			continue
+		}
+		for _, v := range s.values {
+			if err := r.get(appendTextRow(nil, s.metric, s.dim, c.month, day, v.text), c.whole); err != nil {
+				return err
+			}
+			if v.number == 0 {
 				continue
 			}
-			for _, v := range r.c.plan.values {
-				if err := r.get(append(dayKey(nil, month, at, uint8(day)), v...), c.whole); err != nil {
-					return err
-				}
+			if err := r.get(appendNumberRow(nil, s.metric, s.dim, c.month, day, v.number), c.whole); err != nil {
+				return err
 			}
 		}
-		return nil
 	}
-	if err := r.scan(month, nil, c.whole); err != nil || c.whole {
-		return err
-	}
-	return r.scan(dayKey(nil, month, at, c.first), dayKey(nil, month, at, c.last+1), false)
+	return nil
 }
 
 // get reads one row.
@@ -409,5 +461,34 @@ func (r *rowReader) row(key, value []byte, whole bool) error {
 	if len(r.c.open) > 0 {
 		r.c.passed((firstDate(k.month)+int64(max(k.day, 1))-1)*daySeconds - farthest)
 	}
-	return r.c.add(&k, value, whole)
+	var text []byte
+	if r.c.plan.by { // otherwise all together, so that a profile is one
+		var err error
+		if text, err = r.text(&k); err != nil {
+			return err
+		}
+	}
+	return r.c.add(&k, text, value, whole)
+}
+
+// text is the value that a row is of.
+func (r *rowReader) text(k *rowKey) ([]byte, error) {
+	if k.number == 0 {
+		return k.text, nil
+	}
+	if r.texts == nil {
+		r.texts = map[uint32][]byte{}
+		for _, f := range r.fresh {
+			r.texts[f.number] = []byte(f.text)
+		}
+	}
+	t, known := r.texts[k.number]
+	if !known {
+		var err error
+		if t, err = r.p.store.Get(textKey(k.number)); err != nil {
+			return nil, err
+		}
+		r.texts[k.number] = t
+	}
+	return t, nil
 }

@@ -1,17 +1,33 @@
 package account
 
-import "encoding/binary"
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+
+	"github.com/godwit-mta/godwit/internal/bloom"
+)
 
 // eventKey names an event by whom it is of.
 type eventKey struct {
 	profile uint32 // dense
 	metric  uint32 // its number
-	uid     [16]byte
+	uid     uint64 // hash of the unique id
+}
+
+// uidBytes is the length of a unique id's hash. A profile has few events of a metric: of a million, two are taken for the
+// same with a chance of one in 37 million.
+const uidBytes = 8
+
+// hashUID is the beginning of the SHA-256.
+func hashUID(uid []byte) uint64 {
+	h := sha256.Sum256(uid)
+	return binary.BigEndian.Uint64(h[:])
 }
 
 // hash mixes the parts; the unique id's hash is even already.
 func (k *eventKey) hash() uint64 {
-	h := binary.LittleEndian.Uint64(k.uid[:]) ^ uint64(k.profile)*0x9e3779b97f4a7c15 ^ uint64(k.metric)*0xc2b2ae3d27d4eb4f
+	h := k.uid ^ uint64(k.profile)*0x9e3779b97f4a7c15 ^ uint64(k.metric)*0xc2b2ae3d27d4eb4f
 	return h ^ h>>29
 }
 
@@ -19,7 +35,7 @@ func (k *eventKey) hash() uint64 {
 func (k *eventKey) append(b []byte) []byte {
 	b = appendEvents(b, k.profile)
 	b = binary.AppendUvarint(b, uint64(k.metric))
-	return append(b, k.uid[:]...)
+	return binary.BigEndian.AppendUint64(b, k.uid)
 }
 
 // appendEvents appends what the keys of a profile's events begin with.
@@ -34,18 +50,19 @@ func parseEventKey(b []byte) (k eventKey, ok bool) {
 	}
 	k.profile = binary.BigEndian.Uint32(b[1:])
 	metric, n := binary.Uvarint(b[5:])
-	if n <= 0 || len(b) != 5+n+len(k.uid) {
+	if n <= 0 || len(b) != 5+n+uidBytes {
 		return k, false
 	}
-	k.metric = uint32(metric)
-	copy(k.uid[:], b[5+n:])
+	k.metric, k.uid = uint32(metric), binary.BigEndian.Uint64(b[5+n:])
 	return k, true
 }
 
-// dim is a dimension of an event by its number.
+// dim is a value that an event has in a dimension, by the dimension's number.
 type dim struct {
 	number uint32
-	value  []byte
+	value  uint32 // its number; 0: it goes by its text
+	text   []byte // in memory that belongs to somebody else; unset if there is a number and nobody needed it
+	ref    ref
 }
 
 // eventValue is what taking an event back needs. A row without it is of a profile that was deleted:
@@ -56,13 +73,39 @@ type eventValue struct {
 	dims  []dim
 }
 
+// hundredth of a unit, in millionths: nearly all values are multiples of it.
+const hundredth = 10_000
+
+// appendAmount appends hundredths, shifted by one. What is not a whole number of them, or too large to be shifted, follows a 1.
+func appendAmount(b []byte, millionths int64) []byte {
+	if h := millionths / hundredth; h*hundredth == millionths {
+		return binary.AppendVarint(b, h<<1)
+	}
+	return binary.AppendVarint(binary.AppendVarint(b, 1), millionths)
+}
+
+func (p *parser) amount() int64 {
+	v := p.varint()
+	if v&1 == 0 {
+		if h := v >> 1; h >= math.MinInt64/hundredth && h <= math.MaxInt64/hundredth {
+			return h * hundredth
+		}
+		p.bad = true
+		return 0
+	}
+	return p.varint()
+}
+
 func (e *eventValue) append(b []byte) []byte {
 	b = binary.AppendVarint(b, e.at)
-	b = binary.AppendVarint(b, e.value)
-	for _, d := range e.dims {
+	b = appendAmount(b, e.value)
+	for i := range e.dims {
+		d := &e.dims[i]
 		b = binary.AppendUvarint(b, uint64(d.number))
-		b = binary.AppendUvarint(b, uint64(len(d.value)))
-		b = append(b, d.value...)
+		b = binary.AppendUvarint(b, uint64(d.value))
+		if d.value == 0 {
+			b = appendBytes(b, d.text)
+		}
 	}
 	return b
 }
@@ -70,9 +113,13 @@ func (e *eventValue) append(b []byte) []byte {
 // parse reads a value. What it has lies in b.
 func (e *eventValue) parse(b []byte) (ok bool) {
 	p := parser{b: b}
-	e.at, e.value, e.dims = p.varint(), p.varint(), e.dims[:0]
+	e.at, e.value, e.dims = p.varint(), p.amount(), e.dims[:0]
 	for len(p.b) > 0 && !p.bad {
-		e.dims = append(e.dims, dim{p.number(), p.bytes()})
+		d := dim{number: p.number(), value: p.number()}
+		if d.value == 0 {
+			d.text = p.bytes()
+		}
+		e.dims = append(e.dims, d)
 	}
 	return !p.bad
 }
@@ -84,6 +131,11 @@ type parser struct {
 }
 
 func (p *parser) uvarint() uint64 {
+	if len(p.b) > 0 && p.b[0] < 0x80 && !p.bad {
+		v := p.b[0]
+		p.b = p.b[1:]
+		return uint64(v)
+	}
 	v, n := binary.Uvarint(p.b)
 	if n <= 0 || p.bad {
 		p.bad = true
@@ -96,6 +148,20 @@ func (p *parser) uvarint() uint64 {
 func (p *parser) varint() int64 {
 	v := p.uvarint()
 	return int64(v>>1) ^ -int64(v&1)
+}
+
+func (p *parser) byte() byte {
+	if b := p.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (p *parser) uint64() uint64 {
+	if b := p.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
 }
 
 // number is a uvarint of 32 bits.
@@ -129,19 +195,13 @@ func appendBytes[T string | []byte](b []byte, s T) []byte {
 // filter says of an event that it was not counted, without asking the state, if it covers the profile: if
 // all events of the profile are in it. It has two generations, so that it can forget.
 type filter struct {
-	now, before bloom
+	now, before bloom.Filter
 	epoch       uint32 // of now; counts from 1
 	added       int
 }
 
-const (
-	filterProbes = 6
-	filterBits   = 10 // for each thing
-	blockWords   = 8  // one cache line
-)
-
 func newFilter(bytes int) *filter {
-	return &filter{now: newBloom(bytes / 2), before: newBloom(bytes / 2), epoch: 1}
+	return &filter{now: bloom.New(bytes / 2), before: bloom.New(bytes / 2), epoch: 1}
 }
 
 // covers reports whether a profile whose events are all in the filter since an epoch is covered.
@@ -149,12 +209,12 @@ func (f *filter) covers(since uint32) bool { return since != 0 && since+1 >= f.e
 
 func (f *filter) add(hash uint64) {
 	f.added++
-	f.now.add(hash)
+	f.now.Add(hash)
 }
 
 // turn begins a new generation if the last one is full. It must not be called while a window has events.
 func (f *filter) turn() {
-	if f.added < f.now.capacity() {
+	if f.added < f.now.Capacity() {
 		return
 	}
 	f.now, f.before = f.before, f.now
@@ -164,35 +224,4 @@ func (f *filter) turn() {
 }
 
 // has reports whether an event may have been added.
-func (f *filter) has(hash uint64) bool { return f.now.has(hash) || f.epoch > 1 && f.before.has(hash) }
-
-// bloom is a Bloom filter whose bits for one thing are in one cache line.
-type bloom []uint64
-
-func newBloom(bytes int) bloom { return make(bloom, max(blockWords, bytes/8/blockWords*blockWords)) }
-
-// capacity is how many things it can have before it errs much more often than once in a hundred times.
-func (b bloom) capacity() int { return len(b) * 64 / filterBits }
-
-func (b bloom) block(hash uint64) []uint64 {
-	return b[hash>>32%uint64(len(b)/blockWords)*blockWords:][:blockWords]
-}
-
-func (b bloom) add(hash uint64) {
-	block, h := b.block(hash), uint32(hash)
-	for range filterProbes {
-		h = h*0x9e3779b1 + 0x7f4a7c15
-		block[h>>29] |= 1 << (h >> 23 & 63)
-	}
-}
-
-func (b bloom) has(hash uint64) bool {
-	block, h := b.block(hash), uint32(hash)
-	for range filterProbes {
-		h = h*0x9e3779b1 + 0x7f4a7c15
-		if block[h>>29]&(1<<(h>>23&63)) == 0 {
-			return false
-		}
-	}
-	return true
-}
+func (f *filter) has(hash uint64) bool { return f.now.Has(hash) || f.epoch > 1 && f.before.Has(hash) }

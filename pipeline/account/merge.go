@@ -1,9 +1,12 @@
 package account
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/keyed"
@@ -45,9 +48,9 @@ func (p *Processor) leave(tx *keyed.Tx, f *fact.Fact, offset int64) error {
 	to := f.Merge.Destination
 	if who.state = profileMoved; to.IsZero() {
 		who.state = profileDeleted
-		p.count.deletions.Add(1)
+		p.done.deletions++
 	} else {
-		p.count.merges.Add(1)
+		p.done.merges++
 	}
 	p.profiles.put(f.Merge.Source, who)
 	if err := tx.Set(profileKey(f.Merge.Source), appendProfile(nil, who, to)); err != nil {
@@ -64,7 +67,7 @@ func (p *Processor) leave(tx *keyed.Tx, f *fact.Fact, offset int64) error {
 
 // existing finds a profile. One that is not known gets no number.
 func (p *Processor) existing(tx *keyed.Tx, id fact.ProfileID) (who profile, known bool, err error) {
-	if who, known = p.profiles.get(id); known {
+	if who, known = p.profiles.get(&id); known {
 		return who, true, nil
 	}
 	if p.profiles.isNew(id) {
@@ -83,103 +86,127 @@ func (p *Processor) existing(tx *keyed.Tx, id fact.ProfileID) (who profile, know
 // strip leaves of a profile's events nothing but that they were counted. It stays, for events of
 // profiles that were merged into it may still be on their way, and must not count again.
 func (p *Processor) strip(tx *keyed.Tx, dense uint32) error {
-	for _, w := range p.windows() {
-		for i := range w.events {
-			if w.events[i].profile == dense {
-				w.events[i].len = 0
-			}
+	all, err := p.eventsOf(tx, dense)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if e := all[i].row; e != nil {
+			e.len = 0
+		}
+		if all[i].open {
+			continue
+		}
+		p.key = all[i].append(p.key[:0])
+		if err := tx.Put(p.key, nil); err != nil {
+			return err
 		}
 	}
-	var keys [][]byte
-	err := p.eventsOf(tx, dense, func(k eventKey, _ []byte) error {
-		keys = append(keys, k.append(nil))
-		return nil
-	})
-	for _, k := range keys {
-		err = errors.Join(err, tx.Put(k, nil))
-	}
-	return err
+	return nil
 }
 
 func (p *Processor) windows() []*window {
 	return append(p.written[:len(p.written):len(p.written)], p.open)
 }
 
-// eventsOf calls f for each event of a profile: first those of the state, in the order of their keys, then those that are on their way
-// there. What it is given is valid only during the call.
-func (p *Processor) eventsOf(tx *keyed.Tx, dense uint32, f func(k eventKey, value []byte) error) (err error) {
-	scanned := tx.Store().Scan(appendEvents(nil, dense), nil, func(key, value []byte) bool {
-		k, ok := parseEventKey(key)
-		if !ok {
+// ownEvent is an event of a profile that leaves.
+type ownEvent struct {
+	eventKey
+	value []byte
+	row   *eventRow // nil if the state has it
+	open  bool      // the row is in no Tx yet
+}
+
+// eventsOf lists the events of a profile in the order of their keys, wherever they are: a replay has to find them in the same one, or
+// parcels would be packed otherwise.
+func (p *Processor) eventsOf(tx *keyed.Tx, dense uint32) (all []ownEvent, err error) {
+	if dense < p.saved.profile { // otherwise it is new since the last commit
+		bad := false
+		err = tx.Scan(appendEvents(nil, dense), nil, func(key, value []byte) bool {
+			k, ok := parseEventKey(key)
+			all, bad = append(all, ownEvent{eventKey: k, value: bytes.Clone(value)}), !ok
+			return ok
+		})
+		if err == nil && bad {
 			err = errDamaged
-			return false
 		}
-		err = f(k, value)
-		return err == nil
-	})
-	if err = errors.Join(err, scanned); err != nil {
-		return err
 	}
 	for _, w := range p.windows() {
-		for i := range w.events {
-			e := &w.events[i]
-			if e.profile != dense || e.len == gone {
-				continue
-			}
-			if err := f(e.eventKey, w.values[e.at:e.at+e.len]); err != nil {
-				return err
-			}
-		}
+		w.eventsOf(dense, func(e *eventRow) {
+			all = append(all, ownEvent{e.eventKey, w.values[e.at : e.at+e.len : e.at+e.len], e, w == p.open})
+		})
 	}
-	return nil
+	slices.SortFunc(all, func(a, b ownEvent) int { return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(a.uid, b.uid)) })
+	return all, err
 }
 
 // move takes all events of a profile out of their buckets and sends them to where it went.
 func (p *Processor) move(tx *keyed.Tx, f *fact.Fact, dense uint32, offset int64) error {
-	out := p.parcel(tx, f.Tenant, f.At, *f.Merge, offset)
-	var v eventValue
-	var keys [][]byte
-	err := p.eventsOf(tx, dense, func(k eventKey, value []byte) error {
-		if !v.parse(value) {
-			return errDamaged
-		}
-		m, err := p.numbered(tx, f.Tenant, k.metric)
-		if err != nil {
-			return err
-		}
-		p.change(&k, &v, m.tenant, -1)
-		keys = append(keys, k.append(nil))
-		return out.add(m, &k, &v)
-	})
+	all, err := p.eventsOf(tx, dense)
 	if err != nil {
 		return err
 	}
-	for _, k := range keys {
-		if err := tx.Delete(k); err != nil {
+	out := p.parcel(tx, f.Tenant, f.At, *f.Merge, offset)
+	tenant := []byte(f.Tenant)
+	var v eventValue
+	for i := range all {
+		e := &all[i]
+		if !v.parse(e.value) {
+			return errDamaged
+		}
+		m, err := p.numbered(tx, tenant, e.metric)
+		if err != nil {
 			return err
 		}
-	}
-	for _, w := range p.windows() {
-		for i := range w.events {
-			if w.events[i].profile == dense {
-				w.events[i].len = gone
-			}
+		if err := p.resolve(tx, &v); err != nil {
+			return err
+		}
+		p.change(&e.eventKey, &v, m.tenant, -1)
+		if err := out.add(m, &e.eventKey, &v); err != nil {
+			return err
+		}
+		if e.row != nil {
+			e.row.len = gone
+		}
+		if e.open {
+			continue
+		}
+		p.key = e.append(p.key[:0])
+		if err := tx.Delete(p.key); err != nil {
+			return err
 		}
 	}
 	return out.send(true)
 }
 
+// resolve completes the dimensions of an event that was counted before: what they were counted by, and their texts.
+func (p *Processor) resolve(tx *keyed.Tx, v *eventValue) (err error) {
+	for i := range v.dims {
+		d := &v.dims[i]
+		if d.value == 0 {
+			d.ref = cold | ref(p.values.place(d.number, d.text))
+			continue
+		}
+		d.ref = ref(d.value)
+		if d.text, err = p.text(tx, d.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // pass sends on an event of a profile that is not here any more. No such event should come.
-func (p *Processor) pass(tx *keyed.Tx, f *fact.Fact, k *eventKey, v *eventValue, offset int64) error {
-	to, err := p.movedTo(tx, f.Profile)
+func (p *Processor) pass(tx *keyed.Tx, f *view, k *eventKey, v *eventValue, offset int64) error {
+	p.done.stray++
+	to, err := p.movedTo(tx, f.profile)
 	if err != nil {
 		return err
 	}
-	m, err := p.numbered(tx, f.Tenant, k.metric)
+	m, err := p.numbered(tx, f.tenant, k.metric)
 	if err != nil {
 		return err
 	}
-	out := p.parcel(tx, f.Tenant, f.At, fact.Merge{Source: f.Profile, Destination: to}, offset)
+	out := p.parcel(tx, string(f.tenant), time.UnixMilli(f.at).UTC(), fact.Merge{Source: f.profile, Destination: to}, offset)
 	if err := out.add(m, k, v); err != nil {
 		return err
 	}
@@ -219,8 +246,13 @@ func (p *Processor) emit(tx *keyed.Tx, f *fact.Fact, offset int64, n int32) {
 	tx.Emit(p.d.Facts, stream.Message{Partition: f.Profile.Partition(p.d.Facts.Partitions()), Data: f.Append(nil)})
 }
 
-// transferVersion is the first byte of a transfer's data.
-const transferVersion = 1
+// transferVersion is the first byte of a transfer's data. Those that logs have of version 1 are read as well: its
+// unique ids' hashes are longer.
+const (
+	transferVersion    = 2
+	oldTransferVersion = 1
+	oldUIDBytes        = 16
+)
 
 // maxParcel is from which length on a transfer's data is sent.
 const maxParcel = 192 << 10
@@ -250,12 +282,12 @@ func (o *parcel) add(m *metric, k *eventKey, v *eventValue) error {
 		o.close()
 		o.metric = m
 	}
-	o.group = append(o.group, k.uid[:]...)
+	o.group = binary.BigEndian.AppendUint64(o.group, k.uid)
 	o.group = binary.AppendVarint(o.group, v.at)
 	o.group = binary.AppendVarint(o.group, v.value)
 	o.group = binary.AppendUvarint(o.group, uint64(len(v.dims)))
 	for _, d := range v.dims {
-		o.group = appendBytes(appendBytes(o.group, o.p.names[d.number]), d.value)
+		o.group = appendBytes(appendBytes(o.group, o.p.names[d.number]), d.text)
 	}
 	if o.events++; len(o.data)+len(o.group) >= maxParcel {
 		return o.send(false)
@@ -297,25 +329,28 @@ func (o *parcel) send(last bool) error {
 // unpack counts the events of a transfer that the destination does not have itself.
 func (p *Processor) unpack(tx *keyed.Tx, f *fact.Fact, who profile) error {
 	r := parser{b: f.Transfer.Data}
-	if v := r.take(1); r.bad || v[0] != transferVersion {
+	uid := uint64(uidBytes)
+	switch r.byte() {
+	case transferVersion:
+	case oldTransferVersion:
+		uid = oldUIDBytes
+	default:
 		return fmt.Errorf("a transfer that is not of version %d", transferVersion)
 	}
+	tenant := []byte(f.Tenant)
 	for len(r.b) > 0 && !r.bad {
-		var id fact.MetricID
-		if b := r.take(8); b != nil {
-			id = fact.MetricID(binary.BigEndian.Uint64(b))
-		}
-		created, service, name := r.varint(), r.string(), r.string()
+		id := fact.MetricID(r.uint64())
+		created, service, name := r.varint(), r.bytes(), r.bytes()
 		n := r.uvarint()
 		if r.bad || n > uint64(len(r.b)) {
 			return errors.New("a transfer that is cut off")
 		}
-		m, err := p.metric(tx, f.Tenant, id, service, name, time.UnixMilli(created))
+		m, err := p.metric(tx, tenant, id, service, name, created)
 		if err != nil {
 			return err
 		}
 		for range n {
-			if err := p.unpackEvent(tx, &r, m, who); err != nil {
+			if err := p.unpackEvent(tx, &r, uid, m, who); err != nil {
 				return err
 			}
 		}
@@ -326,9 +361,11 @@ func (p *Processor) unpack(tx *keyed.Tx, f *fact.Fact, who profile) error {
 	return nil
 }
 
-func (p *Processor) unpackEvent(tx *keyed.Tx, r *parser, m *metric, who profile) error {
+func (p *Processor) unpackEvent(tx *keyed.Tx, r *parser, uid uint64, m *metric, who profile) error {
 	k := eventKey{profile: who.dense, metric: m.number}
-	copy(k.uid[:], r.take(16))
+	if b := r.take(uid); b != nil {
+		k.uid = binary.BigEndian.Uint64(b)
+	}
 	v := &p.value
 	v.at, v.value, v.dims = r.varint(), r.varint(), v.dims[:0]
 	for n := r.uvarint(); n > 0 && !r.bad; n-- {
@@ -336,7 +373,7 @@ func (p *Processor) unpackEvent(tx *keyed.Tx, r *parser, m *metric, who profile)
 		if r.bad {
 			break
 		}
-		if err := p.addDim(tx, v, string(name), string(value)); err != nil {
+		if err := p.addDim(tx, v, name, value); err != nil {
 			return err
 		}
 	}
@@ -347,8 +384,8 @@ func (p *Processor) unpackEvent(tx *keyed.Tx, r *parser, m *metric, who profile)
 	if err != nil {
 		return err
 	}
-	if p.count.moved.Add(1); !fresh {
-		p.count.conflicts.Add(1)
+	if p.done.moved++; !fresh {
+		p.done.conflicts++
 	}
 	return nil
 }

@@ -138,7 +138,7 @@ func TestProfilesThatLeftBeforeTheyWereKnownCountWhatComes(t *testing.T) {
 }
 
 func TestManyEventsLeaveInParcels(t *testing.T) {
-	w, a, b := pair(t, 6000, true)
+	w, a, b := pair(t, 9000, true)
 	w.merge(a, b)
 	w.settle()
 	w.checkAll("merged")

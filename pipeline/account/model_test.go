@@ -83,6 +83,7 @@ func (n *node) open(p *part) {
 	p.store, p.proc, p.tx, p.pending = store, proc.(*Processor), store.Begin(a), false
 	// Little of everything, so that all ways are gone.
 	p.proc.sketch.many, p.proc.covered, p.proc.filter, p.proc.profiles.most, p.proc.o.Pending = 3, 4, *newFilter(256), 10, 20_000
+	p.proc.values.most = 40
 }
 
 // close closes the state. A Tx has to be committed for that.
@@ -520,9 +521,6 @@ func TestHistoriesCountAsTheOracle(t *testing.T) {
 				w.commit(p)
 			}
 			w.checkAll("committed")
-			for _, p := range w.parts {
-				t.Logf("%+v", p.proc.Stats())
-			}
 			for _, p := range w.parts {
 				w.crash(p, w.r.IntN(2) == 0)
 			}

@@ -334,11 +334,11 @@ func total(l map[int64]*cellNumbers, by string) (out Sum) {
 	for _, n := range l {
 		switch by {
 		case Count:
-			out = out.Add(sumOf(n.count))
+			out = out.Add(SumOf(n.count))
 		case SumValue:
 			out = out.Add(n.sum)
 		case Unique:
-			out = out.Add(sumOf(n.unique))
+			out = out.Add(SumOf(n.unique))
 		}
 	}
 	return out

@@ -166,13 +166,16 @@ func TestNumbersNeverFallWhileCommitsGoOn(t *testing.T) {
 	r := w.reader()
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
-	for i := range 2 {
+	for i := range 3 {
 		readers.Go(func() {
 			last := [2]int64{}
 			for {
 				q := day(m, "utc")
-				if i == 1 {
+				switch i {
+				case 1:
 					q.By = []string{"Color"}
+				case 2:
+					q.Values = map[string][]string{"Color": {"0", "1", "3"}}
 				}
 				got, err := r.Query(context.Background(), q)
 				if err != nil {
@@ -244,7 +247,7 @@ func TestOptionsNameTheirKeys(t *testing.T) {
 	for key, change := range map[string]func(*Options){
 		"account: zone: ": func(o *Options) { o.Zone = "Nowhere" }, "account: zones.a: ": func(o *Options) { o.Zones = map[string]string{"a": "b"} },
 		"account: filter: ": func(o *Options) { o.Filter = 1 }, "account: pending: ": func(o *Options) { o.Pending = 1 },
-		"account: profiles: ": func(o *Options) { o.Profiles = 1 }, "account: dedupe_window: ": func(o *Options) { o.DedupeWindow = -1 },
+		"account: profiles: ": func(o *Options) { o.Profiles = 1 }, "account: values: ": func(o *Options) { o.Values = 1 },
 	} {
 		o := DefaultOptions()
 		change(&o)

@@ -163,6 +163,9 @@ func appendBoth(b []byte, older, newer *entry) ([]byte, error) {
 
 // appendRemoving is appendBoth for entries from which ids leave: (S − R1 ∪ A1) − R2 ∪ A2 = S − (R1 ∪ R2) ∪ (A1 − R2 ∪ A2).
 func appendRemoving(b []byte, older, newer *entry, count int64, sum Sum) ([]byte, error) {
+	if !older.adds.bitmap && !older.removes.bitmap && !newer.adds.bitmap && !newer.removes.bitmap {
+		return appendRemovingLists(b, older, newer, count, sum)
+	}
 	adds, err := older.adds.load()
 	if err != nil {
 		return nil, err
@@ -201,16 +204,78 @@ func appendRemoving(b []byte, older, newer *entry, count int64, sum Sum) ([]byte
 	return b, nil
 }
 
-// Keys of rows: prefix, number of the metric, number of the dimension, month, day (0 for the month's row), value. So
-// all values of a range of days lie together.
+// appendRemovingLists is appendRemoving for short sets, of which most are.
+func appendRemovingLists(b []byte, older, newer *entry, count int64, sum Sum) ([]byte, error) {
+	var buf [4][maxList]uint32
+	var lists [4][]uint32
+	for i, s := range [...]idSet{older.adds, older.removes, newer.adds, newer.removes} {
+		var err error
+		if lists[i], err = s.list(buf[i][:0]); err != nil {
+			return nil, err
+		}
+	}
+	var add, remove [2 * maxList]uint32
+	adds := mergeLists(add[:0], without(lists[0], lists[3]), lists[2])
+	removes := without(mergeLists(remove[:0], lists[1], lists[3]), adds)
+	var sets byte
+	if len(adds) > 0 {
+		sets |= entryAdds
+	}
+	if len(removes) > 0 {
+		sets |= entryRemoves
+	}
+	if count == 0 && sum.IsZero() && sets == 0 {
+		return b, nil
+	}
+	b = appendEntry(b, older.slot, count, sum, sets)
+	var err error
+	if len(adds) > 0 {
+		if b, err = appendList(b, adds); err != nil {
+			return nil, err
+		}
+	}
+	if len(removes) > 0 {
+		return appendList(b, removes)
+	}
+	return b, nil
+}
 
-// appendSeries appends the key of a month's row without its value.
-func appendSeries(b []byte, metric, dim uint32, month uint16) []byte {
+// without takes the ids of y out of x, in its memory. Both rise.
+func without(x, y []uint32) []uint32 {
+	out := x[:0]
+	for _, id := range x {
+		for len(y) > 0 && y[0] < id {
+			y = y[1:]
+		}
+		if len(y) == 0 || y[0] != id {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// Keys of rows: prefix, number of the metric, number of the dimension, month, day (0 for the month's row), number of the value, or 0 and
+// its text; of the total nothing. So all values of a range of days lie together.
+
+// appendPlace appends what all values of a dimension have in common.
+func appendPlace(b []byte, metric, dim uint32, month uint16, day uint8) []byte {
 	b = append(b, prefixRow)
 	b = binary.AppendUvarint(b, uint64(metric))
 	b = binary.AppendUvarint(b, uint64(dim))
-	b = binary.BigEndian.AppendUint16(b, month)
-	return append(b, 0)
+	return append(b, byte(month>>8), byte(month), day)
+}
+
+// appendTextRow appends the key of a row of a value that has no number.
+func appendTextRow(b []byte, metric, dim uint32, month uint16, day uint8, text []byte) []byte {
+	if b = appendPlace(b, metric, dim, month, day); dim == 0 {
+		return b
+	}
+	return append(append(b, 0), text...)
+}
+
+// appendNumberRow appends the key of a row of a value's number.
+func appendNumberRow(b []byte, metric, dim uint32, month uint16, day uint8, value uint32) []byte {
+	return binary.AppendUvarint(appendPlace(b, metric, dim, month, day), uint64(value))
 }
 
 // rowKey is a row's key, taken apart.
@@ -218,26 +283,22 @@ type rowKey struct {
 	metric, dim uint32
 	month       uint16
 	day         uint8
-	value       []byte
+	number      uint32 // of the value; 0: text has it
+	text        []byte
 }
 
 func parseRowKey(k []byte) (out rowKey, ok bool) {
-	metric, n := binary.Uvarint(k[1:])
-	if n <= 0 {
-		return out, false
+	p := parser{b: k[1:]}
+	out.metric, out.dim = p.number(), p.number()
+	if at := p.take(3); at != nil {
+		out.month, out.day = binary.BigEndian.Uint16(at), at[2]
 	}
-	dim, m := binary.Uvarint(k[1+n:])
-	if rest := 1 + n + m; m > 0 && len(k) >= rest+3 {
-		return rowKey{uint32(metric), uint32(dim), binary.BigEndian.Uint16(k[rest:]), k[rest+2], k[rest+3:]}, true
+	if out.dim != 0 {
+		if out.number = p.number(); out.number == 0 {
+			out.text = p.b
+		}
 	}
-	return out, false
-}
-
-// dayKey is the key of the row of a day of the month whose key is given. at is where its day stands.
-func dayKey(b, month []byte, at int, day uint8) []byte {
-	b = append(b, month...)
-	b[len(b)-len(month)+at] = day
-	return b
+	return out, !p.bad && (out.dim != 0 && out.number == 0 || len(p.b) == 0)
 }
 
 // sortUnique is for slots.

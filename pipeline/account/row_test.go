@@ -217,7 +217,7 @@ func TestSumIsExact(t *testing.T) {
 	want := new(big.Int)
 	for range 10_000 {
 		v := r.Int64() >> r.IntN(64)
-		s = s.Add(sumOf(v))
+		s = s.Add(SumOf(v))
 		want.Add(want, big.NewInt(v))
 		if s.Big().Cmp(want) != 0 {
 			t.Fatalf("%v, want %v", s.Big(), want)
@@ -231,7 +231,7 @@ func TestSumIsExact(t *testing.T) {
 		}
 	}
 	for v, text := range map[int64]string{0: "0", 1: "0.000001", -1: "-0.000001", 12_500_000: "12.5", -3_000_000: "-3", 1_000_001: "1.000001"} {
-		if got := sumOf(v).String(); got != text {
+		if got := SumOf(v).String(); got != text {
 			t.Errorf("%d is %s, not %s", v, got, text)
 		}
 	}
@@ -281,7 +281,7 @@ func hasBitmap(b []byte) bool {
 }
 
 func FuzzEventValue(f *testing.F) {
-	f.Add((&eventValue{at: -5, value: 7, dims: []dim{{1, []byte("a")}, {300, nil}}}).append(nil))
+	f.Add((&eventValue{at: -5, value: 7, dims: []dim{{number: 1, text: []byte("a")}, {number: 300}, {number: 2, value: 7}}}).append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var v, again eventValue
 		if !v.parse(b) {

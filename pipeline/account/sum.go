@@ -15,10 +15,7 @@ type Sum struct {
 }
 
 // SumOf is the sum of one value, in millionths.
-func SumOf(v int64) Sum { return sumOf(v) }
-
-// sumOf is the sum of one value.
-func sumOf(v int64) Sum { return Sum{v >> 63, uint64(v)} }
+func SumOf(v int64) Sum { return Sum{v >> 63, uint64(v)} }
 
 // Add returns s + o.
 func (s Sum) Add(o Sum) Sum {

@@ -1,12 +1,8 @@
 package account
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/binary"
 	"slices"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // window is what was counted since the last commit, combined by row. It has no pointers in its parts, so that
@@ -14,27 +10,36 @@ import (
 type window struct {
 	gen uint64 // counts windows of this state; the state has the last one that was committed
 
-	keys    []byte   // of months' rows
-	series  []series // one for each of them
-	table   []uint32 // finds series: number + 1
-	cells   []cell   // one for each hour of a series; the first is none
+	series  []series
+	table   []uint64 // finds series: number + 1, and above it 32 bits of the hash
+	cells   []cell   // the hours of series but the first of each; the first is none
 	members []member // ids that join or leave a cell; the first is none
 
 	events  []eventRow
 	byEvent []uint32 // finds events: number + 1
 	values  []byte   // of events
+	owners  owners
+}
+
+// seriesID names a series: the month of a value. Values of two dimensions are never the same.
+type seriesID struct {
+	metric uint32
+	value  ref
+	month  uint16
+}
+
+func (id seriesID) hash() uint64 {
+	h := (uint64(id.metric)<<32 | uint64(id.value)) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>32 ^ uint64(id.month)<<48) * 0xc2b2ae3d27d4eb4f
+	return h ^ h>>29
 }
 
 // series is one row of a month, and the days of it.
 type series struct {
-	hash   uint64
-	key    uint32 // where it stands in keys
-	len    uint32
-	dayAt  uint32 // where the day stands in the key
+	seriesID
 	dim    uint32
-	metric uint32
-	cells  uint32
 	events int32
+	first  cell
 }
 
 // cell is one hour of a series.
@@ -75,12 +80,13 @@ func (w *window) reset(gen uint64) {
 		*w = window{}
 	}
 	w.gen = gen
-	w.keys, w.values = w.keys[:0], w.values[:0]
+	w.values = w.values[:0]
 	w.series, w.events = w.series[:0], w.events[:0]
 	w.cells = append(w.cells[:0], cell{})
 	w.members = append(w.members[:0], member{})
+	w.owners.reset()
 	if w.table == nil {
-		w.table, w.byEvent = make([]uint32, 1<<10), make([]uint32, 1<<10)
+		w.table, w.byEvent = make([]uint64, 1<<10), make([]uint32, 1<<10)
 	}
 	clear(w.table)
 	clear(w.byEvent)
@@ -90,63 +96,73 @@ func (w *window) empty() bool { return len(w.series) == 0 && len(w.events) == 0 
 
 // size is about how many bytes the window holds.
 func (w *window) size() int {
-	return len(w.keys) + 40*len(w.series) + 4*len(w.table) + 48*len(w.cells) + 8*len(w.members) +
-		36*len(w.events) + 4*len(w.byEvent) + len(w.values)
+	return 64*len(w.series) + 8*len(w.table) + 40*len(w.cells) + 8*len(w.members) +
+		24*len(w.events) + 4*len(w.byEvent) + len(w.values)
 }
 
-// find returns the series of a key, nil if there is none.
-func (w *window) find(key []byte) *series {
-	if at := w.lookup(key, xxhash.Sum64(key)); w.table[at] != 0 {
-		return &w.series[w.table[at]-1]
+// find returns a series, nil if there is none.
+func (w *window) find(id seriesID) *series {
+	if at := w.lookup(id, id.hash()); w.table[at] != 0 {
+		return &w.series[uint32(w.table[at])-1]
 	}
 	return nil
 }
 
-// lookup returns where in the table a key is, or would be.
-func (w *window) lookup(key []byte, hash uint64) uint64 {
+// lookup returns where in the table a series is, or would be.
+func (w *window) lookup(id seriesID, hash uint64) uint64 {
 	mask := uint64(len(w.table) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
 		n := w.table[i]
-		if n == 0 {
-			return i
-		}
-		if s := &w.series[n-1]; s.hash == hash && bytes.Equal(w.keyOf(s), key) {
+		if n == 0 || n>>32 == hash>>32 && w.series[uint32(n)-1].seriesID == id {
 			return i
 		}
 	}
 }
 
-func (w *window) keyOf(s *series) []byte { return w.keys[s.key : s.key+s.len] }
+// open returns a series, making it if there is none.
+func (w *window) open(id seriesID, dim uint32, b bucket) *series {
+	hash := id.hash()
+	at := w.lookup(id, hash)
+	if n := w.table[at]; n != 0 {
+		return &w.series[uint32(n)-1]
+	}
+	w.series = append(w.series, series{seriesID: id, dim: dim, first: cell{slot: b.slot, day: b.day}})
+	w.table[at] = hash>>32<<32 | uint64(len(w.series))
+	if 4*len(w.series) > 3*len(w.table) {
+		w.grow()
+	}
+	return &w.series[len(w.series)-1]
+}
+
+func (w *window) grow() {
+	w.table = make([]uint64, 4*len(w.table))
+	mask := uint64(len(w.table) - 1)
+	for i := range w.series {
+		hash := w.series[i].hash()
+		at := hash & mask
+		for w.table[at] != 0 {
+			at = (at + 1) & mask
+		}
+		w.table[at] = hash>>32<<32 | uint64(i+1)
+	}
+}
 
 // add counts an event, or takes it back with sign -1, in one series.
-func (w *window) add(key []byte, dayAt int, metric, dim uint32, b bucket, value int64, id uint32, sign int64) {
-	hash := xxhash.Sum64(key)
-	at := w.lookup(key, hash)
-	if w.table[at] == 0 {
-		w.series = append(w.series, series{hash: hash, key: uint32(len(w.keys)), len: uint32(len(key)), dayAt: uint32(dayAt), dim: dim, metric: metric})
-		w.keys = append(w.keys, key...)
-		w.table[at] = uint32(len(w.series))
-		if 4*len(w.series) > 3*len(w.table) {
-			w.table = make([]uint32, 2*len(w.table))
-			for i := range w.series {
-				w.table[free(w.table, w.series[i].hash)] = uint32(i + 1)
-			}
-			at = w.lookup(key, hash)
-		}
-	}
-	s := &w.series[w.table[at]-1]
+func (w *window) add(id seriesID, dim uint32, b bucket, value int64, profile uint32, sign int64) {
+	s := w.open(id, dim, b)
 	s.events++
-	c := w.cell(s, b)
+	c := &s.first
+	if c.slot != b.slot {
+		c = w.cell(s, b)
+	}
+	leaves := uint32(0)
 	if c.count += sign; sign < 0 {
-		c.sum = c.sum.Add(sumOf(value).Neg())
-		c.leaves = true
+		c.sum = c.sum.Add(SumOf(value).Neg())
+		c.leaves, leaves = true, 1
 	} else if value != 0 {
-		c.sum = c.sum.Add(sumOf(value))
+		c.sum = c.sum.Add(SumOf(value))
 	}
-	w.members = append(w.members, member{id, c.members << 1})
-	if sign < 0 {
-		w.members[len(w.members)-1].next |= 1
-	}
+	w.members = append(w.members, member{profile, c.members<<1 | leaves})
 	c.members = uint32(len(w.members) - 1)
 }
 
@@ -160,32 +176,34 @@ func free(table []uint32, hash uint64) uint64 {
 	return i
 }
 
-// cell returns the cell of an hour, making it if there is none.
+// cell returns the cell of another hour than the first, making it if there is none.
 func (w *window) cell(s *series, b bucket) *cell {
-	for at := s.cells; at != 0; at = w.cells[at].next {
+	for at := s.first.next; at != 0; at = w.cells[at].next {
 		if c := &w.cells[at]; c.slot == b.slot {
 			return c
 		}
 	}
-	w.cells = append(w.cells, cell{next: s.cells, slot: b.slot, day: b.day})
-	s.cells = uint32(len(w.cells) - 1)
-	return &w.cells[s.cells]
+	w.cells = append(w.cells, cell{next: s.first.next, slot: b.slot, day: b.day})
+	s.first.next = uint32(len(w.cells) - 1)
+	return &w.cells[s.first.next]
 }
 
 // leaving reports whether ids leave a series.
 func (w *window) leaving(s *series) bool {
-	for at := s.cells; at != 0; at = w.cells[at].next {
-		if w.cells[at].leaves {
+	for c := &s.first; ; c = &w.cells[c.next] {
+		if c.leaves {
 			return true
 		}
+		if c.next == 0 {
+			return false
+		}
 	}
-	return false
 }
 
 // event returns an event that was counted in this window, nil if it was not.
-func (w *window) event(k *eventKey) *eventRow {
+func (w *window) event(k *eventKey, hash uint64) *eventRow {
 	mask := uint64(len(w.byEvent) - 1)
-	for i := k.hash() & mask; w.byEvent[i] != 0; i = (i + 1) & mask {
+	for i := hash & mask; w.byEvent[i] != 0; i = (i + 1) & mask {
 		if e := &w.events[w.byEvent[i]-1]; e.eventKey == *k {
 			return e
 		}
@@ -194,7 +212,7 @@ func (w *window) event(k *eventKey) *eventRow {
 }
 
 // note remembers an event that was counted. Its value is what was appended to w.values from at on.
-func (w *window) note(k *eventKey, at int) {
+func (w *window) note(k *eventKey, hash uint64, at int) {
 	w.events = append(w.events, eventRow{*k, uint32(at), uint32(len(w.values) - at)})
 	if 4*len(w.events) > 3*len(w.byEvent) {
 		w.byEvent = make([]uint32, 2*len(w.byEvent))
@@ -202,17 +220,16 @@ func (w *window) note(k *eventKey, at int) {
 			w.byEvent[free(w.byEvent, w.events[i].hash())] = uint32(i + 1)
 		}
 	}
-	w.byEvent[free(w.byEvent, k.hash())] = uint32(len(w.events))
+	w.byEvent[free(w.byEvent, hash)] = uint32(len(w.events))
 }
 
 // scratch is memory for making rows of a window.
 type scratch struct {
-	cells  []uint32
+	cells  []*cell
 	joins  []uint32
 	leaves []uint32
 	left   map[uint32]bool
 	out    []byte
-	key    []byte
 }
 
 // place says where the numbers of a window go. What a series has little of is a part of its month's row, by the hour: one write, and
@@ -227,8 +244,8 @@ func (w *window) month(s *series, much bool, x *scratch) ([]byte, error) {
 	if x.out, err = w.whole(x.out, x.cells, much, x); err != nil {
 		return nil, err
 	}
-	for _, at := range x.cells {
-		if c := &w.cells[at]; !much || c.leaves {
+	for _, c := range x.cells {
+		if !much || c.leaves {
 			if x.out, err = w.entry(x.out, c, !much, x); err != nil {
 				return nil, err
 			}
@@ -238,12 +255,11 @@ func (w *window) month(s *series, much bool, x *scratch) ([]byte, error) {
 }
 
 // whole appends what the month has as a whole.
-func (w *window) whole(b []byte, cells []uint32, much bool, x *scratch) ([]byte, error) {
+func (w *window) whole(b []byte, cells []*cell, much bool, x *scratch) ([]byte, error) {
 	var count int64
 	var sum Sum
 	leaves := false
-	for _, at := range cells {
-		c := &w.cells[at]
+	for _, c := range cells {
 		count, sum, leaves = count+c.count, sum.Add(c.sum), leaves || c.leaves
 	}
 	if !much && !leaves {
@@ -253,8 +269,8 @@ func (w *window) whole(b []byte, cells []uint32, much bool, x *scratch) ([]byte,
 		count, sum = 0, Sum{}
 	}
 	x.joins, x.leaves = x.joins[:0], x.leaves[:0]
-	for _, at := range cells {
-		w.ids(&w.cells[at], x)
+	for _, c := range cells {
+		w.ids(c, x)
 	}
 	return appendMembers(b, wholeMonth, count, sum, much, x)
 }
@@ -263,10 +279,10 @@ func (w *window) whole(b []byte, cells []uint32, much bool, x *scratch) ([]byte,
 func (w *window) days(s *series, much bool, x *scratch, f func(day uint8, operand []byte) error) error {
 	w.collect(s, x, true)
 	for i := 0; i < len(x.cells); {
-		day := w.cells[x.cells[i]].day
+		day := x.cells[i].day
 		x.out = x.out[:0]
-		for ; i < len(x.cells) && w.cells[x.cells[i]].day == day; i++ {
-			c := &w.cells[x.cells[i]]
+		for ; i < len(x.cells) && x.cells[i].day == day; i++ {
+			c := x.cells[i]
 			if !much && !c.leaves {
 				continue
 			}
@@ -286,15 +302,14 @@ func (w *window) days(s *series, much bool, x *scratch, f func(day uint8, operan
 
 // collect lists the cells of a series by slot, or by day and slot.
 func (w *window) collect(s *series, x *scratch, byDay bool) {
-	x.cells = x.cells[:0]
-	for at := s.cells; at != 0; at = w.cells[at].next {
-		x.cells = append(x.cells, at)
+	x.cells = append(x.cells[:0], &s.first)
+	for at := s.first.next; at != 0; at = w.cells[at].next {
+		x.cells = append(x.cells, &w.cells[at])
 	}
 	if len(x.cells) < 2 {
 		return
 	}
-	slices.SortFunc(x.cells, func(a, b uint32) int {
-		p, q := &w.cells[a], &w.cells[b]
+	slices.SortFunc(x.cells, func(p, q *cell) int {
 		if byDay && p.day != q.day {
 			return cmp.Compare(p.day, q.day)
 		}
@@ -365,44 +380,32 @@ func appendMembers(b []byte, slot uint32, count int64, sum Sum, joins bool, x *s
 	return b, nil
 }
 
-// item is a row in the order of its key, of which it has the beginning as numbers.
-type item struct {
-	head, tail uint64
-	at         uint32
+// owners finds the events of a profile in a window. They are listed when somebody asks, which is seldom.
+type owners struct {
+	last   map[uint32]uint32 // by profile: number of its last event + 1
+	before []uint32          // likewise, of the one before
 }
 
-func (a item) compare(b item) int {
-	if a.head != b.head {
-		return cmp.Compare(a.head, b.head)
-	}
-	return cmp.Compare(a.tail, b.tail)
+func (o *owners) reset() {
+	clear(o.last)
+	o.before = o.before[:0]
 }
 
-// bySeries lists the series in the order of their keys. The state takes rows that come in order with much less work.
-func (w *window) bySeries(items []item) []item {
-	var buf [16]byte
-	for i := range w.series {
-		buf = [16]byte{}
-		copy(buf[:], w.keyOf(&w.series[i])[1:]) // all have the same prefix
-		items = append(items, item{binary.BigEndian.Uint64(buf[:]), binary.BigEndian.Uint64(buf[8:]), uint32(i)})
+// eventsOf calls f for the events of a profile that are to be written.
+func (w *window) eventsOf(profile uint32, f func(e *eventRow)) {
+	o := &w.owners
+	if o.last == nil {
+		o.last = map[uint32]uint32{}
 	}
-	slices.SortFunc(items, func(a, b item) int {
-		if c := a.compare(b); c != 0 {
-			return c
+	for i := len(o.before); i < len(w.events); i++ {
+		o.before = append(o.before, o.last[w.events[i].profile])
+		o.last[w.events[i].profile] = uint32(i + 1)
+	}
+	for n := o.last[profile]; n != 0; n = o.before[n-1] {
+		if e := &w.events[n-1]; e.len != gone {
+			f(e)
 		}
-		return bytes.Compare(w.keyOf(&w.series[a.at]), w.keyOf(&w.series[b.at]))
-	})
-	return items
-}
-
-// byProfile lists the events, nearly in the order of their keys.
-func (w *window) byProfile(items []item) []item {
-	for i := range w.events {
-		e := &w.events[i]
-		items = append(items, item{uint64(e.profile)<<32 | uint64(e.metric), binary.BigEndian.Uint64(e.uid[:]), uint32(i)})
 	}
-	slices.SortFunc(items, item.compare)
-	return items
 }
 
 // sketch estimates how much each series has, to tell those that have much. It may err, in either
@@ -416,12 +419,15 @@ type sketch struct {
 const (
 	sketchSize  = 1 << 20
 	sketchFade  = 16 * sketchSize // events after which all counts are halved
-	muchEvents  = 64
+	muchEvents  = 250             // more rows, or longer ones: two for each write, or up to as many ids in one
 	sketchLimit = 255
 )
 
 // much counts events of a series and reports whether there were many lately.
 func (k *sketch) much(s *series) bool {
+	if s.value&cold != 0 {
+		return false
+	}
 	if k.counts == nil {
 		k.counts = make([]uint8, sketchSize)
 	}
@@ -432,7 +438,7 @@ func (k *sketch) much(s *series) bool {
 		}
 		k.added = 0
 	}
-	c := &k.counts[(s.hash>>32)%sketchSize]
+	c := &k.counts[(s.hash()>>32)%sketchSize]
 	*c = uint8(min(int(*c)+n, sketchLimit))
 	return *c >= k.many
 }
