@@ -3,7 +3,6 @@ package warehouse
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"math"
 	"math/big"
 	"strconv"
@@ -89,22 +88,4 @@ func jsonValue(v any) any {
 		return out
 	}
 	return v
-}
-
-// Argument turns a JSON value into one that a Statement takes. It is false for objects and lists.
-func Argument(v any) (any, bool) {
-	switch v := v.(type) {
-	case nil, string, bool:
-		return v, true
-	case json.Number:
-		if i, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
-			return i, true
-		}
-		if u, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
-			return u, true
-		}
-		f, err := v.Float64()
-		return f, err == nil
-	}
-	return nil, false
 }

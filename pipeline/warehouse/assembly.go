@@ -14,7 +14,16 @@ type assembly struct {
 	bytes   int
 	offsets map[int32]*Offset
 	origins map[originKey]place
-	text    []byte // free space for copies
+	text    []byte   // free space for copies
+	blocks  [][]byte // of the text, full ones too
+	free    int      // blocks before it are in use
+}
+
+// reset empties an assembly whose batch nobody needs any more, and keeps its memory.
+func (a *assembly) reset() {
+	clear(a.b.Events)
+	clear(a.b.Changes)
+	*a = assembly{b: Batch{Events: a.b.Events[:0], Changes: a.b.Changes[:0]}, blocks: a.blocks}
 }
 
 func (a *assembly) empty() bool { return a.records == 0 }
@@ -78,11 +87,20 @@ func (a *assembly) copy(b []byte) []byte {
 		return bytes.Clone(b)
 	}
 	if len(a.text)+len(b) > cap(a.text) {
-		a.text = make([]byte, 0, textBlock)
+		a.text = a.block()
 	}
 	at := len(a.text)
 	a.text = append(a.text, b...)
 	return a.text[at:len(a.text):len(a.text)]
+}
+
+// block is an empty block of text.
+func (a *assembly) block() []byte {
+	if a.free == len(a.blocks) {
+		a.blocks = append(a.blocks, make([]byte, 0, textBlock))
+	}
+	a.free++
+	return a.blocks[a.free-1]
 }
 
 func (a *assembly) marker(f *fact.Fact) {

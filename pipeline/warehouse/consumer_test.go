@@ -57,6 +57,11 @@ func (s *shelf) State(context.Context) (*warehouse.State, error) {
 	return out, nil
 }
 
+func (s *shelf) Safe() []warehouse.Offset {
+	state, _ := s.State(context.Background())
+	return state.Offsets
+}
+
 func (s *shelf) Append(_ context.Context, b *warehouse.Batch) error {
 	s.mu.Lock()
 	block := s.block

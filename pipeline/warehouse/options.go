@@ -11,7 +11,7 @@ import (
 // Options of the warehouse and its consumer.
 type Options struct {
 	Engine  string         `toml:"engine" doc:"duckdb, or empty for no warehouse."`
-	Window  units.Duration `toml:"window" doc:"How long facts are collected before they are stored together. Longer windows cost less per event."`
+	Window  units.Duration `toml:"window" doc:"How long facts are collected at most before they are stored together; few are stored sooner, within half a second. Longer windows cost less per event."`
 	Batch   int            `toml:"batch" doc:"Facts that are stored together at most."`
 	Bytes   units.Size     `toml:"batch_bytes" doc:"Memory of the facts that are stored together, at most."`
 	Memory  units.Size     `toml:"memory" doc:"Memory of the database; beyond it it uses temporary files. 0 is a quarter of what the machine has, at most 1 GiB."`
@@ -24,14 +24,16 @@ type Options struct {
 	Columns int `toml:"columns" doc:"Properties, and dimensions, that get a column of their own, of all tenants together; others stay in JSON."`
 	// Tail is both the rows of a table before it is sorted and of the known keys before they go to a file.
 	Tail       int        `toml:"unsorted" doc:"Events that wait to be sorted by profile. More mean less work in all and slower questions about single profiles."`
-	Checkpoint units.Size `toml:"checkpoint" doc:"Size of the database's own log at which it is written into the file at the latest; each time events were sorted it is too. A crash reads the log again."`
+	Checkpoint units.Size `toml:"checkpoint" doc:"How much may be in memory before it is written into the database's file; after checkpoint_every, and each time events were sorted, it is too. After a crash what was not written is read from the log again."`
+	// CheckpointEvery is the other bound.
+	CheckpointEvery units.Duration `toml:"checkpoint_every" doc:"How long something may be in memory only. So far back the log of facts is kept for the warehouse, and a crash reads it again."`
 }
 
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
 	return Options{
-		Engine: "duckdb", Window: units.Duration(time.Second), Batch: 50_000, Bytes: 64 << 20, Threads: 1, Queries: 2,
-		QueryTime: units.Duration(30 * time.Second), QueryRows: 100_000, Columns: 100, Tail: 500_000, Checkpoint: 1 << 30,
+		Engine: "duckdb", Window: units.Duration(4 * time.Second), Batch: 100_000, Bytes: 64 << 20, Threads: 1, Queries: 2,
+		QueryTime: units.Duration(30 * time.Second), QueryRows: 100_000, Columns: 100, Tail: 1_000_000, Checkpoint: 512 << 20, CheckpointEvery: units.Duration(time.Minute),
 	}
 }
 
@@ -59,6 +61,8 @@ func (o Options) Validate() error {
 	switch {
 	case o.Window.D() <= 0 || o.Window.D() > time.Hour:
 		return errors.New("window: must be more than 0 and at most 1h")
+	case o.CheckpointEvery.D() < 10*time.Millisecond || o.CheckpointEvery.D() > time.Hour:
+		return errors.New("checkpoint_every: must be between 10ms and 1h")
 	case o.QueryTime.D() <= 0:
 		return errors.New("query_time: must be more than 0")
 	case o.Memory != 0 && o.Memory < 128<<20:

@@ -19,6 +19,7 @@ type run struct {
 
 	mu      sync.Mutex
 	next    *assembly // what is being collected
+	spare   *assembly // one that was stored, for its memory
 	since   time.Time // of the first fact in it
 	room    chan struct{}
 	full    chan struct{}
@@ -211,20 +212,48 @@ func (r *run) marker(f *fact.Fact) {
 	r.c.m.merges.Inc()
 }
 
+const (
+	// soon is how long facts are collected if few come, as far as the window is not shorter.
+	soon = 200 * time.Millisecond
+	// many facts wait for the whole window: then each costs the least.
+	many = 5000
+)
+
+// patience is how long so many facts are worth waiting for more. The fewer come, the sooner they are stored: there is no backlog then, and
+// somebody may be looking.
+func patience(window time.Duration, facts int) time.Duration {
+	return min(window, soon+window*time.Duration(min(facts, many))/many)
+}
+
+// due is how long it takes until what was collected is to be stored.
+func (r *run) due() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.next.empty() {
+		return soon
+	}
+	return patience(r.c.o.Window.D(), r.next.records) - time.Since(r.since)
+}
+
 // store writes what was collected, once in a window or when it is enough.
 func (r *run) store(ctx context.Context) error {
-	t := time.NewTicker(r.c.o.Window.D())
-	defer t.Stop()
 	held := time.Now()
+	t := time.NewTimer(0)
+	defer t.Stop()
 	for {
+		full := false
+		t.Reset(max(min(r.due(), soon), time.Millisecond))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
 		case <-r.full:
+			full = true
 		}
-		if err := r.flush(ctx); err != nil {
-			return err
+		if full || r.due() <= 0 {
+			if err := r.flush(ctx); err != nil {
+				return err
+			}
 		}
 		if time.Since(held) > holdEvery {
 			held = time.Now()
@@ -242,7 +271,10 @@ func (r *run) flush(ctx context.Context) error {
 		r.mu.Unlock()
 		return nil
 	}
-	r.next = new(assembly)
+	r.next, r.spare = r.spare, nil
+	if r.next == nil {
+		r.next = new(assembly)
+	}
 	close(r.room)
 	r.room = make(chan struct{})
 	r.mu.Unlock()
@@ -253,9 +285,12 @@ func (r *run) flush(ctx context.Context) error {
 		return err
 	}
 	r.c.m.stored(time.Since(began), len(b.Events))
+	offsets := b.Offsets
+	a.reset()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, o := range b.Offsets {
+	r.spare = a
+	for _, o := range offsets {
 		r.parts[o.Partition].settle(o.Next)
 	}
 	r.c.settled()
@@ -271,14 +306,14 @@ func (p *part) settle(next int64) {
 	}
 }
 
-// hold tells the log what to keep.
+// hold tells the log what to keep: all that a crash could take back.
 func (r *run) hold(ctx context.Context) error {
 	r.mu.Lock()
 	at := map[int32]int64{}
-	for id, p := range r.parts {
-		if p.held != p.stored {
-			at[id] = p.stored
-			p.held = p.stored
+	for _, o := range r.c.sink.Safe() {
+		if p := r.parts[o.Partition]; p != nil && p.held != o.Next {
+			at[o.Partition] = o.Next
+			p.held = o.Next
 		}
 	}
 	r.mu.Unlock()

@@ -2,8 +2,8 @@
 // of them at once: segments, reports over several dimensions, an operator's SQL.
 //
 // The interface is here, and what every implementation has in common: the Consumer, which turns the log of
-// facts into batches; how profiles change (Profile); calendar buckets (Calendar); the handler of
-// POST /sql. Package duckdb is the implementation for one node. docs/warehouse.md tells how it works.
+// facts into batches; how profiles change (Profile); calendar buckets (Calendar); answers as JSON
+// (Ask). Package duckdb is the implementation for one node. docs/warehouse.md tells how it works.
 //
 // A batch is applied whole, together with the offsets of the log that it was made of. So whatever happens, the
 // contents are those of a prefix of each partition, each fact once.
@@ -50,6 +50,9 @@ type Sink interface {
 	// Append applies a batch: all of it or nothing. After an error other than ErrOffset it is
 	// unknown which; the batch may be given again, and is refused by ErrOffset if it was applied.
 	Append(ctx context.Context, b *Batch) error
+	// Safe is what no crash takes back: batches behind it may be gone after one, all of them from some batch on, and State
+	// tells so. So the log has to keep what comes behind it. From of the offsets is not used.
+	Safe() []Offset
 }
 
 // State is what the consumer stored with its batches.
@@ -184,7 +187,6 @@ func (e *SQLError) Error() string {
 type Stats struct {
 	Events, Profiles int64
 	Bytes            int64 // on disk
-	LogBytes         int64 // of them written since the last checkpoint
 	Keys             int   // known for telling duplicates
 	Runs             int   // tables that events are in
 	Unsorted         int64 // events that are not yet sorted by profile

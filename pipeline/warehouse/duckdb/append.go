@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/godwit-mta/godwit/pipeline/fact"
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
@@ -26,12 +27,16 @@ func (d *DB) Append(ctx context.Context, b *warehouse.Batch) error {
 			return fmt.Errorf("%w: partition %d is stored up to %d, the batch begins at %d", warehouse.ErrOffset, o.Partition, at, o.From)
 		}
 	}
-	if d.keys.Fresh() >= d.o.Tail {
+	if d.keys.Fresh() >= min(d.o.Tail, mostFreshKeys) {
 		if err := d.flushKeys(ctx); err != nil {
 			return err
 		}
 	}
+	if len(b.Events) >= d.o.Batch/10*9 {
+		d.hurried = time.Now().Add(hurry)
+	}
 	p := &plan{d: d, b: b}
+	p.fresh.Reserve(len(b.Events) + len(b.Changes)/2)
 	if err := p.make(ctx); err != nil {
 		d.stale.Store(true)
 		return err
@@ -43,10 +48,27 @@ func (d *DB) Append(ctx context.Context, b *warehouse.Batch) error {
 	return nil
 }
 
+// mostFreshKeys are so many that their table takes 32 MiB.
+const mostFreshKeys = 500_000
+
+// ownRun is from what part of the rows that may wait to be sorted a batch gets a table of its own: the rows of an empty table are taken as
+// they are when the transaction ends, those of another are copied once more.
+const ownRun = 50
+
 // write is what the transaction of a batch does.
 func (d *DB) write(ctx context.Context, p *plan) error {
 	if err := p.deleteOld(ctx); err != nil {
 		return err
+	}
+	for _, part := range []struct {
+		shelf *shelf
+		rows  int
+	}{{d.events, len(p.rows)}, {d.profiles, len(p.people)}} {
+		if int64(part.rows) >= d.most(part.shelf.name)/ownRun && part.shelf.tail().rows > 0 {
+			if err := d.rotate(ctx, part.shelf); err != nil {
+				return err
+			}
+		}
 	}
 	for _, part := range []struct {
 		schema, table string
@@ -109,6 +131,7 @@ func (d *DB) wrote(p *plan) {
 	d.events.note(p.gone)
 	d.profiles.note(p.old)
 	d.m.count(p)
+	d.unsaved.note(p.size())
 	d.upkeep.poke()
 }
 

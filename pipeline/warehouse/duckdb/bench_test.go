@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godwit-mta/godwit/internal/units"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
 )
@@ -77,6 +78,9 @@ func benchOptions() warehouse.Options {
 			panic(err)
 		}
 	}
+	o.Batch = envInt("GODWIT_TEST_BATCH", o.Batch)
+	o.Tail = envInt("GODWIT_TEST_UNSORTED", o.Tail)
+	o.Window = units.Duration(envInt("GODWIT_TEST_WINDOW_MS", int(o.Window.D()/time.Millisecond))) * units.Duration(time.Millisecond)
 	return o
 }
 
@@ -235,47 +239,4 @@ func BenchmarkAppend(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Logf("close: %v cpu %v", time.Since(t), cpuTime()-c)
-}
-
-// BenchmarkRecover opens what a crash leaves behind at its worst: as many events as may be unsorted.
-func BenchmarkRecover(b *testing.B) {
-	ctx := context.Background()
-	dir := b.TempDir()
-	o := benchOptions()
-	d, err := open(ctx, dir, o, Deps{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	d.upkeep.stop()
-	l := newLoad(200_000)
-	for range o.Tail / 50_000 {
-		if err := d.Append(ctx, l.batch(50_000)); err != nil {
-			b.Fatal(err)
-		}
-	}
-	s, err := d.Stats(ctx)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Logf("log of %d MiB", s.LogBytes>>20)
-	for b.Loop() {
-		b.StopTimer()
-		crashed := b.TempDir()
-		if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-		again, err := open(ctx, crashed, o, Deps{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		if err := again.Close(); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-	}
-	if err := d.Close(); err != nil {
-		b.Fatal(err)
-	}
 }

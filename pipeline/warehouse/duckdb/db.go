@@ -5,6 +5,7 @@ package duckdb
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/duckdb/duckdb-go/v2"
 
@@ -57,6 +59,9 @@ type DB struct {
 	epoch   uint32
 	lastRun int64
 	known   known
+	unsaved unsaved
+	hurried time.Time                          // until then facts come faster than they are stored
+	safe    atomic.Pointer[[]warehouse.Offset] // as of the last checkpoint
 
 	upkeep upkeep
 }
@@ -86,7 +91,7 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 	if strings.ContainsAny(dir, "?%") {
 		return nil, fmt.Errorf("warehouse: %s: the path must not have ? or %%", dir)
 	}
-	if d.db, err = duckdb.NewConnector(d.path("warehouse.duckdb")+"?"+d.settings().Encode(), nil); err != nil {
+	if d.db, err = duckdb.NewConnector("?"+d.settings().Encode(), d.attach); err != nil {
 		return nil, fmt.Errorf("warehouse: open %s: %w", d.path("warehouse.duckdb"), err)
 	}
 	d.sql = sql.OpenDB(d.db)
@@ -107,6 +112,7 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 	if err := d.load(ctx); err != nil {
 		return nil, err
 	}
+	d.saved()
 	if d.m, err = newMetrics(deps.Registerer, d); err != nil {
 		return nil, fmt.Errorf("warehouse: %w", err)
 	}
@@ -114,15 +120,24 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 	return d, nil
 }
 
+// attach gives a new connection the database, which the first one opens.
+func (d *DB) attach(c driver.ExecerContext) error {
+	statement := sqlUse
+	if d.w == nil {
+		statement = sqlAttach(d.path("warehouse.duckdb")) + sqlUse
+	}
+	_, err := c.ExecContext(context.Background(), statement, nil)
+	return err
+}
+
 func (d *DB) path(name string) string { return filepath.Join(d.dir, name) }
 
 // settings are those that hold for the whole database.
 func (d *DB) settings() url.Values {
 	return url.Values{
-		"memory_limit":         {strconv.FormatInt(memoryLimit(d.o), 10) + "B"},
-		"threads":              {strconv.Itoa(d.o.Threads)},
-		"temp_directory":       {d.path("tmp")},
-		"checkpoint_threshold": {strconv.FormatInt(int64(d.o.Checkpoint), 10) + "B"},
+		"memory_limit":   {strconv.FormatInt(memoryLimit(d.o), 10) + "B"},
+		"threads":        {strconv.Itoa(d.o.Threads)},
+		"temp_directory": {d.path("tmp")},
 	}
 }
 
@@ -188,7 +203,7 @@ func (d *DB) each(ctx context.Context, q string, f func(scan func(...any) error)
 	return nil
 }
 
-// Close ends the upkeep and all questions, and closes the database, which takes its log into the file.
+// Close ends the upkeep and all questions, and writes what is in memory into the file.
 func (d *DB) Close() error {
 	d.end()
 	d.upkeep.stop()
@@ -201,6 +216,9 @@ func (d *DB) Close() error {
 	}
 	d.closed = true
 	var errs []error
+	if d.keys != nil && !d.stale.Load() {
+		errs = append(errs, d.checkpoint(context.Background()))
+	}
 	d.sight.Lock()
 	defer d.sight.Unlock()
 	if d.keys != nil {

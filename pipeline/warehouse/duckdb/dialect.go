@@ -116,6 +116,14 @@ func texts(names ...string) []column {
 	return out
 }
 
+// sqlUse makes the warehouse the database that a connection's statements are about.
+const sqlUse = "USE warehouse;"
+
+// sqlAttach opens the database's file, without a log of its own: the log of facts is there to make again what a crash takes.
+func sqlAttach(path string) string {
+	return "ATTACH " + text(path) + " AS warehouse (RECOVERY_MODE NO_WAL_WRITES);"
+}
+
 const sqlSchema = `
 CREATE SCHEMA IF NOT EXISTS store;
 CREATE TABLE IF NOT EXISTS store.settings (name VARCHAR, value BIGINT);
@@ -136,6 +144,7 @@ CREATE TABLE IF NOT EXISTS aggregates (tenant UBIGINT, metric UBIGINT, "interval
 // sqlTemporary has the tables of the writing connection.
 const sqlTemporary = `
 CREATE TEMP TABLE touched (profile UUID);
+CREATE TEMP TABLE leaving (profile UUID);
 CREATE TEMP TABLE counted AS FROM main.aggregates LIMIT 0;
 `
 
@@ -177,8 +186,12 @@ func sqlTable(name string, columns []column, tail bool) string {
 			b.WriteString(", ")
 		}
 		b.WriteString(identifier(c.name) + " " + c.kind.String())
-		if tail && c.kind == kindText {
+		switch {
+		case tail && c.kind == kindText:
 			b.WriteString(" USING COMPRESSION uncompressed")
+		case c.name == eventColumns[evProperties].name || c.name == eventColumns[evUID].name:
+			// To try what suits them costs more than to compress them.
+			b.WriteString(" USING COMPRESSION fsst")
 		}
 	}
 	b.WriteString(")")

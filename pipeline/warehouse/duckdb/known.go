@@ -29,13 +29,13 @@ func (h *hasher) event(p fact.ProfileID, m fact.MetricID, uid string) keyset.Key
 	return h.sum()
 }
 
-// who is the key of a profile together with identifiers that it was known by: it took those it lacked then.
-func (h *hasher) who(p fact.ProfileID, who []fact.Identifier) keyset.Key {
-	h.write(p, who)
+// who is the key of a profile together with an identifier that it was known by: it took that then, or had one of its kind.
+func (h *hasher) who(p fact.ProfileID, who *fact.Identifier) keyset.Key {
+	h.write(p, []fact.Identifier{*who})
 	return h.sum()
 }
 
-// whoShort is the first half of it.
+// whoShort is a hash of a profile and several.
 func (h *hasher) whoShort(p fact.ProfileID, who []fact.Identifier) uint64 {
 	h.write(p, who)
 	return xxhash.Sum64(h.buf)
@@ -66,7 +66,7 @@ type known struct {
 
 type knownEntry struct {
 	profile fact.ProfileID
-	who     uint64 // of the key of the identifiers told last; 0 is none
+	who     uint64 // of the identifiers told last; 0 is none
 	same    uint64
 }
 

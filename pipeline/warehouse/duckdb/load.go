@@ -23,6 +23,7 @@ func (d *DB) load(ctx context.Context) error {
 	d.profiles = newShelf(shelfProfiles, "p_", "tenant, profile", profileColumns, d.o.Columns, &d.sight)
 	d.cleared = map[fact.ProfileID]bool{}
 	d.known.clear()
+	d.unsaved.note(1) // of a load that failed half way more may be in memory than in the file
 	for _, step := range []func(context.Context) error{d.loadSettings, d.loadSmall, d.loadColumns, d.loadRuns, d.loadKeys} {
 		if err := step(ctx); err != nil {
 			return err
@@ -204,21 +205,23 @@ func (d *DB) loadKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var retired []string // the file of the database may still name them
 	if d.keys != nil {
+		retired = d.keys.Retired()
 		if err := d.keys.Close(); err != nil {
 			return fmt.Errorf("warehouse: %w", err)
 		}
 		d.keys = nil
 	}
 	since := d.epoch
-	d.keys, err = keyset.Open(d.path("keys"), names)
+	d.keys, err = keyset.Open(d.path("keys"), names, retired)
 	if errors.Is(err, keyset.ErrDamaged) {
 		d.log.Warn("the keys of the warehouse are damaged and are made anew", "error", err)
 		since = 0
 		if err := d.exec(ctx, sqlNoKeys); err != nil {
 			return err
 		}
-		d.keys, err = keyset.Open(d.path("keys"), nil)
+		d.keys, err = keyset.Open(d.path("keys"), nil, retired)
 	}
 	if err != nil {
 		return fmt.Errorf("warehouse: %w", err)

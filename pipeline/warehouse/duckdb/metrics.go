@@ -66,11 +66,5 @@ func (m *metrics) merged(rows int64, took time.Duration) {
 func (d *DB) unsorted() float64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := int64(0)
-	for _, r := range d.events.runs {
-		if r.level == 0 {
-			n += r.rows
-		}
-	}
-	return float64(n)
+	return float64(d.events.unsorted())
 }

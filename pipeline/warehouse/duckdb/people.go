@@ -17,6 +17,7 @@ type edit struct {
 	tenant  fact.TenantID
 	profile fact.ProfileID
 	stored  bool // there is a row
+	in      *run // where it is
 	state   *warehouse.Profile
 	changed bool
 }
@@ -100,15 +101,20 @@ func (p *plan) nothingNew(c *warehouse.Change) bool {
 			return false
 		}
 	}
-	if e.profile == c.Profile && e.who == p.hash.whoShort(c.Profile, c.Who) {
+	who := p.hash.whoShort(c.Profile, c.Who)
+	if e.profile == c.Profile && e.who == who {
 		return true
 	}
-	k := p.hash.who(c.Profile, c.Who)
-	if p.d.cleared[c.Profile] || !p.d.keys.Has(k) {
+	if p.d.cleared[c.Profile] || !p.d.keys.Has(keyset.KeyOf(c.Profile)) {
 		return false
 	}
+	for i := range c.Who {
+		if !p.d.keys.Has(p.hash.who(c.Profile, &c.Who[i])) {
+			return false
+		}
+	}
 	e = p.d.known.take(c.Profile)
-	e.who = k.Hi
+	e.who = who
 	return true
 }
 
@@ -116,10 +122,11 @@ func (p *plan) nothingNew(c *warehouse.Change) bool {
 func (p *plan) apply(c *warehouse.Change) {
 	e := p.edit(c.Tenant, c.Profile)
 	now := c.At.UnixMilli()
-	who := p.hash.who(c.Profile, c.Who)
-	p.fresh.Add(who)
+	for i := range c.Who {
+		p.fresh.Add(p.hash.who(c.Profile, &c.Who[i]))
+	}
 	remember := p.d.known.take(c.Profile)
-	remember.who, remember.same = who.Hi, same(c.Change)
+	remember.who, remember.same = p.hash.whoShort(c.Profile, c.Who), same(c.Change)
 	if e.state == nil {
 		e.state, e.changed = &warehouse.Profile{Created: now, Updated: now}, true
 	}
@@ -188,13 +195,23 @@ func (p *plan) fetchProfiles(ctx context.Context) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	where, err := p.d.whereAny(ctx, slices.Collect(maps.Keys(tenants)), ids)
+	where, err := p.d.whereAny(ctx, touched, slices.Collect(maps.Keys(tenants)), ids)
 	if err != nil {
 		return err
 	}
+	for _, r := range p.d.profiles.runs {
+		if err := p.fetchFrom(ctx, r, where); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetchFrom reads the profiles that are in a run.
+func (p *plan) fetchFrom(ctx context.Context, r *run, where string) error {
 	s := p.d.profiles
 	n := len(s.fixed) + len(s.extra)
-	return p.d.each(ctx, s.union(s.runs, where), func(scan func(...any) error) error {
+	return p.d.each(ctx, s.selection(r, where), func(scan func(...any) error) error {
 		values, to := make([]any, n), make([]any, n)
 		for i := range values {
 			to[i] = &values[i]
@@ -207,22 +224,32 @@ func (p *plan) fetchProfiles(ctx context.Context) error {
 			return err
 		}
 		e := p.edits[fact.ProfileID(id)]
-		e.stored = true
+		e.stored, e.in = true, r
+		var err error
 		e.state, err = s.decode(values)
 		return err
 	})
 }
 
-// whereAny is a condition that finds profiles: by a list if they are few, which skips most of the table, else by a
-// temporary table, which reads one column of all. Without tenants it is any's.
-func (d *DB) whereAny(ctx context.Context, tenants []fact.TenantID, ids []fact.ProfileID) (string, error) {
-	if len(ids) <= idsAtOnce {
+// The temporary tables that whereAny fills.
+const (
+	touched = "touched" // profiles that are read or written anew
+	leaving = "leaving" // profiles whose events leave
+)
+
+// fewIDs are so few that a statement lists them: of one it reads only what can have it, and more are listed faster than put into a table.
+const fewIDs = 16
+
+// whereAny is a condition that finds profiles: by a list if they are few, else by a temporary table. Either reads one column of all rows first.
+// Without tenants it is any's.
+func (d *DB) whereAny(ctx context.Context, temporary string, tenants []fact.TenantID, ids []fact.ProfileID) (string, error) {
+	if len(ids) <= fewIDs {
 		return whereProfiles(tenants, ids), nil
 	}
-	if err := d.exec(ctx, sqlNoTouched); err != nil {
+	if err := d.exec(ctx, sqlEmpty(temporary)); err != nil {
 		return "", err
 	}
-	err := fill(d.w, "temp", "main", "touched", func(s *sheet) error {
+	err := fill(d.w, "temp", "main", temporary, func(s *sheet) error {
 		for _, id := range ids {
 			s.uuid(0, id)
 			if err := s.next(); err != nil {
@@ -231,31 +258,40 @@ func (d *DB) whereAny(ctx context.Context, tenants []fact.TenantID, ids []fact.P
 		}
 		return nil
 	})
-	return whereTouched, err
+	return whereIn(temporary), err
+}
+
+// rowsOf are the places of rows in a table.
+func (d *DB) rowsOf(ctx context.Context, q string) (out []int64, err error) {
+	err = d.each(ctx, q, func(scan func(...any) error) error {
+		var id int64
+		err := scan(&id)
+		out = append(out, id)
+		return err
+	})
+	return out, err
 }
 
 // deleteOld removes the events of profiles that left, and the rows of profiles that are written anew.
 func (p *plan) deleteOld(ctx context.Context) error {
-	for ids := range slices.Chunk(p.gone, idsAtOnce) {
-		where := p.whereMerged(ids)
-		for _, r := range p.d.events.runs {
-			if err := p.d.exec(ctx, sqlDelete(p.d.events.table(r), where)); err != nil {
-				return err
-			}
+	for _, r := range p.goneFrom {
+		if err := p.d.exec(ctx, sqlDelete(p.d.events.table(r), p.whereGone)); err != nil {
+			return err
 		}
 	}
 	if len(p.old) == 0 {
 		return nil
 	}
-	tenants := map[fact.TenantID]bool{}
+	tenants, in := map[fact.TenantID]bool{}, map[*run]bool{}
 	for _, id := range p.old {
-		tenants[p.edits[id].tenant] = true
+		e := p.edits[id]
+		tenants[e.tenant], in[e.in] = true, true
 	}
-	where, err := p.d.whereAny(ctx, slices.Collect(maps.Keys(tenants)), p.old)
+	where, err := p.d.whereAny(ctx, touched, slices.Collect(maps.Keys(tenants)), p.old)
 	if err != nil {
 		return err
 	}
-	for _, r := range p.d.profiles.runs {
+	for r := range in {
 		if err := p.d.exec(ctx, sqlDelete(p.d.profiles.table(r), where)); err != nil {
 			return err
 		}

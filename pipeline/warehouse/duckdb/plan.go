@@ -4,6 +4,7 @@ package duckdb
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/godwit-mta/godwit/pipeline/fact"
@@ -20,8 +21,11 @@ type plan struct {
 
 	merges     []merge
 	redirects  map[fact.ProfileID]fact.ProfileID // that the batch adds
-	rows       []row                             // to be appended
+	rows       []row                             // to be appended, but those that are left out
+	of         map[fact.ProfileID][]int32        // the rows of profiles that merges are about
 	gone       []fact.ProfileID                  // whose events leave
+	whereGone  string                            // finds those events
+	goneFrom   []*run                            // the runs that have any
 	duplicates int
 
 	edits  map[fact.ProfileID]*edit
@@ -40,6 +44,7 @@ type row struct {
 	profile fact.ProfileID
 	e       *warehouse.Event
 	stored  []any // as the shelf has them; nil for one of the batch
+	out     bool  // left out: its profile was deleted, or merged into one that has the same
 }
 
 // merge is one of the batch with its ends resolved. A zero destination is a deletion.
@@ -117,58 +122,91 @@ func (p *plan) resolve(ctx context.Context) error {
 	return nil
 }
 
-const idsAtOnce = 500
-
-// fetchMoved reads the events that are stored under profiles that move.
+// fetchMoved reads the events that are stored under profiles that move, and notes where those of all are that leave.
 func (p *plan) fetchMoved(ctx context.Context) error {
+	if len(p.gone) == 0 {
+		return nil
+	}
 	of := map[fact.ProfileID]int{}
+	tenants := map[fact.TenantID]bool{}
 	for i, m := range p.merges {
-		if !m.Destination.IsZero() {
-			of[m.Source] = i
-		}
+		of[m.Source] = i
+		tenants[p.d.tenant(m.Tenant)] = true
 	}
-	sources := make([]fact.ProfileID, 0, len(of))
-	for id := range of {
-		sources = append(sources, id)
+	where, err := p.d.whereAny(ctx, leaving, slices.Collect(maps.Keys(tenants)), p.gone)
+	if err != nil {
+		return err
 	}
-	s := p.d.events
-	for ids := range slices.Chunk(sources, idsAtOnce) {
-		q := s.union(s.runs, p.whereMerged(ids))
-		n := len(s.fixed) + len(s.extra)
-		err := p.d.each(ctx, q, func(scan func(...any) error) error {
-			values, to := make([]any, n), make([]any, n)
-			for i := range values {
-				to[i] = &values[i]
-			}
-			if err := scan(to...); err != nil {
-				return err
-			}
-			var id uuid
-			if err := id.Scan(values[evProfile]); err != nil {
-				return err
-			}
-			m := &p.merges[of[fact.ProfileID(id)]]
-			m.moved = append(m.moved, values)
-			return nil
-		})
+	p.whereGone = where
+	for _, r := range p.d.events.runs {
+		rows, err := p.d.rowsOf(ctx, sqlRowIDs(p.d.events.table(r), where))
 		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		p.goneFrom = append(p.goneFrom, r)
+		if err := p.fetchRows(ctx, r, rows, of); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// whereMerged is a condition that finds some of the profiles that are merged.
-func (p *plan) whereMerged(ids []fact.ProfileID) string {
-	tenants := map[fact.TenantID]bool{}
-	for _, m := range p.merges {
-		tenants[p.d.tenant(m.Tenant)] = true
+// fetchRows reads events of a run, given their places in it.
+func (p *plan) fetchRows(ctx context.Context, r *run, rows []int64, of map[fact.ProfileID]int) error {
+	s := p.d.events
+	n := len(s.fixed) + len(s.extra)
+	take := func(scan func(...any) error) error {
+		values, to := make([]any, n), make([]any, n)
+		for i := range values {
+			to[i] = &values[i]
+		}
+		if err := scan(to...); err != nil {
+			return err
+		}
+		var id uuid
+		if err := id.Scan(values[evProfile]); err != nil {
+			return err
+		}
+		if m := &p.merges[of[fact.ProfileID(id)]]; !m.Destination.IsZero() {
+			m.moved = append(m.moved, values)
+		}
+		return nil
 	}
-	names := make([]fact.TenantID, 0, len(tenants))
-	for t := range tenants {
-		names = append(names, t)
+	wheres := near(rows)
+	if int64(len(wheres))*rowsOfAQuestion > r.rows {
+		wheres = []string{p.whereGone}
 	}
-	return whereProfiles(names, ids)
+	for _, where := range wheres {
+		if err := p.d.each(ctx, s.selection(r, where), take); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	// vectorRows is how many rows the database reads at once.
+	vectorRows = 2048
+	// rowsOfAQuestion is how many rows could be read in the time of one more question.
+	rowsOfAQuestion = 10_000
+)
+
+// near are conditions that find rows by their places. Each reads one vector: the database finds that by the range of the list, and would read
+// all of a longer range.
+func near(rows []int64) (wheres []string) {
+	slices.Sort(rows)
+	for len(rows) > 0 {
+		n := 1
+		for n < len(rows) && rows[n]/vectorRows == rows[0]/vectorRows {
+			n++
+		}
+		wheres = append(wheres, whereRows(rows[:n]))
+		rows = rows[n:]
+	}
+	return wheres
 }
 
 // takeEvents decides which events are new, and whose they are. Merges take effect in their place among the
@@ -177,6 +215,10 @@ func (p *plan) takeEvents() {
 	next := 0
 	seen := map[fact.MetricID]bool{}
 	p.rows = make([]row, 0, len(p.b.Events))
+	p.of = make(map[fact.ProfileID][]int32, 2*len(p.merges))
+	for i := range p.merges {
+		p.of[p.merges[i].Source], p.of[p.merges[i].Destination] = nil, nil
+	}
 	for i := range p.b.Events {
 		for ; next < len(p.merges) && p.merges[next].Events <= i; next++ {
 			p.move(&p.merges[next])
@@ -191,33 +233,36 @@ func (p *plan) takeEvents() {
 			p.duplicates++
 			continue
 		}
+		if of, merging := p.of[e.Profile]; merging {
+			p.of[e.Profile] = append(of, int32(len(p.rows)))
+		}
 		p.rows = append(p.rows, row{profile: e.Profile, e: e})
 	}
 	for ; next < len(p.merges); next++ {
 		p.move(&p.merges[next])
 	}
+	p.rows = slices.DeleteFunc(p.rows, func(r row) bool { return r.out })
 }
 
 // move gives the events of a merged profile to its destination, but those that it has already.
 func (p *plan) move(m *merge) {
+	mine := p.of[m.Source]
+	p.of[m.Source] = nil
 	for _, values := range m.moved {
+		mine = append(mine, int32(len(p.rows)))
 		p.rows = append(p.rows, row{profile: m.Source, stored: values})
 	}
-	if !slices.ContainsFunc(p.rows, func(r row) bool { return r.profile == m.Source }) {
-		return
-	}
-	p.rows = slices.DeleteFunc(p.rows, func(r row) bool {
-		return r.profile == m.Source && (m.Destination.IsZero() || !p.fits(r, m.Destination))
-	})
-	for i := range p.rows {
-		if p.rows[i].profile == m.Source {
-			p.rows[i].profile = m.Destination
+	for _, i := range mine {
+		r := &p.rows[i]
+		if r.out = m.Destination.IsZero() || !p.fits(r, m.Destination); !r.out {
+			r.profile = m.Destination
+			p.of[m.Destination] = append(p.of[m.Destination], i)
 		}
 	}
 }
 
 // fits adds the key of an event under another profile. It is false if there is one already.
-func (p *plan) fits(r row, destination fact.ProfileID) bool {
+func (p *plan) fits(r *row, destination fact.ProfileID) bool {
 	metric, uid := r.key()
 	k := p.hash.event(destination, metric, uid)
 	return p.fresh.Add(k) && !p.d.keys.Has(k)

@@ -241,16 +241,10 @@ func (d *DB) Stats(ctx context.Context) (warehouse.Stats, error) {
 		return warehouse.Stats{}, err
 	}
 	s := warehouse.Stats{Keys: d.keys.Len(), Runs: len(d.events.runs), Columns: len(d.events.extra) + len(d.profiles.extra)}
-	for _, r := range d.events.runs {
-		if r.level == 0 {
-			s.Unsorted += r.rows
-		}
-	}
+	s.Unsorted = d.events.unsorted()
 	d.mu.Unlock()
-	for path, into := range map[string]*int64{"warehouse.duckdb": &s.Bytes, "warehouse.duckdb.wal": &s.LogBytes} {
-		if info, err := os.Stat(d.path(path)); err == nil {
-			*into = info.Size()
-		}
+	if info, err := os.Stat(d.path("warehouse.duckdb")); err == nil {
+		s.Bytes = info.Size()
 	}
 	return s, d.read(ctx, sqlCounts, func(row []driver.Value) error {
 		s.Events, s.Profiles = intIn(row[0]), intIn(row[1])

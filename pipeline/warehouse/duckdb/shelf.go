@@ -26,6 +26,7 @@ type shelf struct {
 	// moved are profiles whose rows were deleted from runs that are being merged.
 	moved   []fact.ProfileID
 	merging bool
+	sorting bool // all that is not sorted is to be
 }
 
 // run is one table. Level 0 is not sorted.

@@ -4,6 +4,7 @@ package duckdb
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/godwit-mta/godwit/pipeline/fact"
@@ -92,11 +93,19 @@ func sqlRedirects(sources []fact.ProfileID) string {
 
 // Rows of profiles.
 
-// whereTouched finds the profiles that were put into the temporary table; that reads one column of all rows.
-const (
-	whereTouched = " WHERE profile IN (SELECT profile FROM temp.touched)"
-	sqlNoTouched = "DELETE FROM temp.touched"
-)
+// whereIn finds the profiles that were put into a temporary table; that reads one column of all rows.
+func whereIn(temporary string) string {
+	return " WHERE profile IN (SELECT profile FROM temp." + temporary + ")"
+}
+
+func sqlEmpty(temporary string) string { return "DELETE FROM temp." + temporary }
+
+// whereRows finds rows by their places in a table.
+func whereRows(rows []int64) string {
+	return " WHERE rowid IN " + list(rows, func(n int64) string { return strconv.FormatInt(n, 10) })
+}
+
+func sqlRowIDs(table, where string) string { return "SELECT rowid FROM " + table + where }
 
 // whereProfiles finds few profiles without reading all rows, for tables are sorted by tenant and profile. No tenants are all.
 func whereProfiles(tenants []fact.TenantID, ids []fact.ProfileID) string {

@@ -25,14 +25,20 @@ type upkeep struct {
 }
 
 const (
+	// mostUnsorted is how many tables wait to be sorted at most: questions look into each.
+	mostUnsorted = 24
+	// patience is how many times as much may wait while facts come faster than they are stored: sorting would take the CPU from that.
+	patience = 4
+	// hurry is how long that is believed after a batch that was full.
+	hurry = 10 * time.Second
 	// fan is how many tables of a level become one of the next.
 	fan = 8
-	// What is merged goes into the new table by parts, so that no transaction is long: the database could not clear its
-	// log during one. A part has so many rows, or as many as fit into the database's memory at so many
+	// What is merged goes into the new table by parts, so that no transaction is long: the database could make no checkpoint
+	// during one. A part has so many rows, or as many as fit into the database's memory at so many
 	// bytes each; if they turn out not to, half as many.
-	mostSliceRows  = 500_000
+	mostSliceRows  = 1_500_000
 	leastSliceRows = 2_000
-	bytesOfSorting = 1 << 10
+	bytesOfSorting = 640
 	// sliceSample is from how many rows the parts are guessed.
 	sliceSample   = 2000
 	upkeepRetry   = 30 * time.Second
@@ -86,6 +92,7 @@ func (d *DB) keepUp(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-d.upkeep.wake:
+		case <-time.After(d.o.CheckpointEvery.D()):
 		}
 	}
 }
@@ -98,6 +105,9 @@ func outOfMemory(err error) bool {
 
 // tidy does one piece of work, if there is any.
 func (d *DB) tidy(ctx context.Context) (worked bool, err error) {
+	if err := d.save(ctx); err != nil {
+		return false, err
+	}
 	for _, s := range []string{shelfEvents, shelfProfiles} {
 		if worked, err = d.mergeRuns(ctx, s); worked || err != nil {
 			return worked, err
@@ -160,9 +170,7 @@ func (d *DB) mergeRuns(ctx context.Context, name string) (bool, error) {
 	if err == nil && d.shelf(name) == j.shelf && !d.stale.Load() {
 		err = d.swap(ctx, j)
 		d.m.merged(j.rows, time.Since(began))
-		if err == nil {
-			err = d.checkpoint(ctx)
-		}
+		d.unsaved.sorted = d.unsaved.sorted || name == shelfEvents && j.into.level == 1
 		return err == nil, err
 	}
 	// The table is not part of the shelf; if this fails too, it is dropped at the next start.
@@ -180,17 +188,18 @@ func (d *DB) begin(ctx context.Context, name string) (*job, error) {
 		return nil, nil
 	}
 	s := d.shelf(name)
-	most := int64(d.o.Tail)
-	if name == shelfProfiles {
-		most /= profileWeight
+	most, tables := d.most(name), mostUnsorted
+	if time.Now().Before(d.hurried) {
+		most, tables = most*patience, tables*patience
 	}
-	if s.tail().rows >= most {
+	if s.unsorted() >= most && s.tail().rows > 0 {
 		if err := d.tx(ctx, func() error { return d.rotate(ctx, s) }); err != nil {
 			return nil, err
 		}
 	}
-	of := s.due()
+	of := s.due(most, tables)
 	if of == nil {
+		s.sorting = false
 		return nil, nil
 	}
 	d.lastRun++
@@ -218,13 +227,35 @@ func (d *DB) begin(ctx context.Context, name string) (*job, error) {
 	return j, nil
 }
 
-// due are the runs to merge: all that are not sorted but the tail, or enough of one level.
-func (s *shelf) due() []*run {
+// most is how many rows of a shelf wait to be sorted.
+func (d *DB) most(name string) int64 {
+	if name == shelfProfiles {
+		return int64(d.o.Tail) / profileWeight
+	}
+	return int64(d.o.Tail)
+}
+
+// unsorted is how many rows wait to be sorted.
+func (s *shelf) unsorted() (n int64) {
+	for _, r := range s.runs {
+		if r.level == 0 {
+			n += r.rows
+		}
+	}
+	return n
+}
+
+// due are the runs to merge: all that are not sorted but the tail, if there are enough rows or tables or it was asked for; or enough of one level.
+func (s *shelf) due(most int64, tables int) []*run {
 	levels := map[int][]*run{}
+	rows := int64(0)
 	for _, r := range s.runs[:len(s.runs)-1] {
 		levels[r.level] = append(levels[r.level], r)
+		if r.level == 0 {
+			rows += r.rows
+		}
 	}
-	if len(levels[0]) > 0 {
+	if len(levels[0]) > 0 && (s.sorting || rows >= most || len(levels[0]) >= tables) {
 		return levels[0]
 	}
 	for level := 1; level < 64; level++ {
@@ -318,7 +349,7 @@ func (d *DB) swap(ctx context.Context, j *job) error {
 	before := s.runs
 	err := d.tx(ctx, func() error {
 		if len(s.moved) > 0 {
-			where, err := d.whereAny(ctx, nil, s.moved)
+			where, err := d.whereAny(ctx, touched, nil, s.moved)
 			if err != nil {
 				return err
 			}
@@ -336,22 +367,16 @@ func (d *DB) swap(ctx context.Context, j *job) error {
 	return err
 }
 
-// checkpoint takes the database's log into its file. Right after tables were sorted there is least to do: what was
-// appended to those that are gone need not be written.
-func (d *DB) checkpoint(ctx context.Context) error {
-	if _, err := d.w.ExecContext(ctx, sqlCheckpoint); err != nil {
-		d.log.Debug("no checkpoint now", "error", err) // a question is being answered; the next merge tries again
-	}
-	return ctx.Err()
-}
-
 // Sort sorts everything that is stored, for those that are to ask soon after a long load.
 func (d *DB) Sort(ctx context.Context) error {
 	for _, name := range []string{shelfEvents, shelfProfiles} {
 		d.mu.Lock()
 		err := d.ready(ctx)
-		if s := d.shelf(name); err == nil && s.tail().rows > 0 {
-			err = d.tx(ctx, func() error { return d.rotate(ctx, s) })
+		if s := d.shelf(name); err == nil {
+			s.sorting = true
+			if s.tail().rows > 0 {
+				err = d.tx(ctx, func() error { return d.rotate(ctx, s) })
+			}
 		}
 		d.mu.Unlock()
 		if err != nil {
@@ -361,7 +386,7 @@ func (d *DB) Sort(ctx context.Context) error {
 	d.upkeep.poke()
 	for {
 		d.mu.Lock()
-		done := len(d.events.due())+len(d.profiles.due()) == 0
+		done := len(d.events.due(d.most(shelfEvents), mostUnsorted))+len(d.profiles.due(d.most(shelfProfiles), mostUnsorted)) == 0
 		d.mu.Unlock()
 		if done {
 			return nil

@@ -50,15 +50,16 @@ type Set struct {
 	mu      sync.RWMutex
 	files   []*file
 	fresh   Table
+	retired []string // names of files that are no part of it any more, until Sweep
 }
 
-// Open opens a set of files that were written before, by their names. Other files of sets in the
-// folder, which a crash left over, are removed.
-func Open(dir string, names []string) (*Set, error) {
+// Open opens a set of files that were written before, by their names. Retired ones stay in the folder until Sweep;
+// other files of sets in it, which a crash left over, are removed.
+func Open(dir string, names, retired []string) (*Set, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("keyset: %w", err)
 	}
-	s := &Set{dir: dir}
+	s := &Set{dir: dir, retired: slices.Clone(retired)}
 	for _, name := range names {
 		f, err := openFile(filepath.Join(dir, name))
 		if err != nil {
@@ -71,7 +72,7 @@ func Open(dir string, names []string) (*Set, error) {
 		return nil, errors.Join(fmt.Errorf("keyset: %w", err), s.Close())
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), suffix) && !slices.Contains(names, e.Name()) {
+		if strings.HasSuffix(e.Name(), suffix) && !slices.Contains(names, e.Name()) && !slices.Contains(retired, e.Name()) {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return nil, errors.Join(fmt.Errorf("keyset: %w", err), s.Close())
 			}
@@ -206,8 +207,8 @@ func (f *File) Replaces() []string { return f.merged }
 // Keys is how many keys it has.
 func (f *File) Keys() int { return f.f.count }
 
-// Install makes a file part of the set in place of what it was made of, which it removes. No keys may have
-// been added since Write.
+// Install makes a file part of the set in place of what it was made of, which is retired: its owner may yet lose in a crash that
+// it was replaced. No keys may have been added since Write.
 func (s *Set) Install(f *File) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,11 +223,36 @@ func (s *Set) Install(f *File) error {
 		if !slices.Contains(f.merged, old.name()) {
 			return false
 		}
-		err = errors.Join(err, old.close(), os.Remove(old.path))
+		err = errors.Join(err, old.close())
+		s.retired = append(s.retired, old.name())
 		return true
 	})
 	s.files = append(s.files, f.f)
 	return err
+}
+
+// Retired are the files that were replaced and wait for Sweep.
+func (s *Set) Retired() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Clone(s.retired)
+}
+
+// Sweep removes some of the retired files: their owner will not ask for them again, whatever happens.
+func (s *Set) Sweep(names []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	s.retired = slices.DeleteFunc(s.retired, func(name string) bool {
+		if !slices.Contains(names, name) {
+			return false
+		}
+		if err := os.Remove(filepath.Join(s.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("keyset: %w", err))
+		}
+		return true
+	})
+	return errors.Join(errs...)
 }
 
 // Discard removes a file that does not become part of the set.

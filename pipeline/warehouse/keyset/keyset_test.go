@@ -5,6 +5,7 @@ import (
 	"math/rand"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -20,16 +21,19 @@ func TestSetAgainstAMap(t *testing.T) {
 	for seed := range int64(6) {
 		r := rand.New(rand.NewSource(seed))
 		dir := t.TempDir()
-		s, err := Open(dir, nil)
+		s, err := Open(dir, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		model := map[Key]bool{}
-		var kept []Key // those that were written to files
+		var kept []Key    // those that were written to files
+		var safe []string // the files that the owner will ask for after a crash, and their keys
+		var safeKeys []Key
 		for range 60 {
 			switch n := r.Intn(10); {
 			case n < 6:
 				var add Table
+				add.Reserve(r.Intn(2) * r.Intn(5000))
 				for range r.Intn(3000) {
 					k := key(r)
 					if add.Add(k) != !model[k] && !s.Has(k) {
@@ -46,15 +50,32 @@ func TestSetAgainstAMap(t *testing.T) {
 				}
 			case n < 9:
 				install(t, s, s.Merge)
-			default: // a crash: what was in memory is gone
-				names := s.Files()
+			case r.Intn(2) == 0: // the owner remembers what there is
+				safe, safeKeys = s.Files(), slices.Clone(kept)
+				if err := s.Sweep(s.Retired()); err != nil {
+					t.Fatal(err)
+				}
+			case r.Intn(2) == 0: // it opens the set anew without having remembered
+				names, retired := s.Files(), s.Retired()
 				if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
-				if s, err = Open(dir, names); err != nil {
+				if s, err = Open(dir, names, retired); err != nil {
 					t.Fatal(err)
 				}
 				clear(model)
+				for _, k := range kept {
+					model[k] = true
+				}
+			default: // a crash: what was in memory is gone, and what the owner did not remember
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if s, err = Open(dir, safe, nil); err != nil {
+					t.Fatal(err)
+				}
+				clear(model)
+				kept = slices.Clone(safeKeys)
 				for _, k := range kept {
 					model[k] = true
 				}
@@ -91,7 +112,7 @@ func install(t *testing.T, s *Set, made func() (*File, error)) {
 }
 
 func TestMergeLeavesFewFiles(t *testing.T) {
-	s, err := Open(t.TempDir(), nil)
+	s, err := Open(t.TempDir(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +131,9 @@ func TestMergeLeavesFewFiles(t *testing.T) {
 	if n := len(s.Files()); n > 3*fan {
 		t.Errorf("%d files", n)
 	}
+	if err := s.Sweep(s.Retired()); err != nil {
+		t.Fatal(err)
+	}
 	if s.Len() != 64*500 {
 		t.Errorf("%d keys", s.Len())
 	}
@@ -124,7 +148,7 @@ func TestMergeLeavesFewFiles(t *testing.T) {
 
 func TestDamagedFiles(t *testing.T) {
 	dir := t.TempDir()
-	s, err := Open(dir, nil)
+	s, err := Open(dir, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,11 +171,11 @@ func TestDamagedFiles(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir, []string{name}); !errors.Is(err, ErrDamaged) {
+		if _, err := Open(dir, []string{name}, nil); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%d bytes: %v", len(bad), err)
 		}
 	}
-	if _, err := Open(dir, []string{"gone.keys"}); !errors.Is(err, ErrDamaged) {
+	if _, err := Open(dir, []string{"gone.keys"}, nil); !errors.Is(err, ErrDamaged) {
 		t.Errorf("no file: %v", err)
 	}
 }
@@ -163,7 +187,7 @@ func changed(b []byte, at int) []byte {
 }
 
 func BenchmarkHasNot(b *testing.B) {
-	s, err := Open(b.TempDir(), nil)
+	s, err := Open(b.TempDir(), nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,5 +1,7 @@
 package keyset
 
+import "math/bits"
+
 // Table is a set of keys in memory: open addressing, half full at most. The zero value is empty.
 type Table struct {
 	slots []Key // the zero Key is a free slot
@@ -55,9 +57,19 @@ func (t *Table) Add(k Key) bool {
 	return true
 }
 
-func (t *Table) grow() {
+// Reserve makes room for so many keys at once, in place of little by little.
+func (t *Table) Reserve(n int) {
+	if size := 1 << bits.Len(uint(2*n)); n > 0 && size > len(t.slots) {
+		t.resize(size)
+	}
+}
+
+func (t *Table) grow() { t.resize(max(1024, 2*len(t.slots))) }
+
+// resize gives the table so many slots, a power of two.
+func (t *Table) resize(size int) {
 	old := t.slots
-	t.slots = make([]Key, max(1024, 2*len(old)))
+	t.slots = make([]Key, size)
 	for _, k := range old {
 		if k != (Key{}) {
 			t.slots[t.slot(k)] = k

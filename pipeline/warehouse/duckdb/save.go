@@ -1,0 +1,83 @@
+//go:build cgo
+
+package duckdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/godwit-mta/godwit/pipeline/warehouse"
+)
+
+// The database writes no log of its own: what a transaction did is in memory until the next checkpoint puts all of it into
+// the file at once. A crash takes back whole batches, down to some moment, and the consumer reads them again. So a checkpoint
+// is not for the data's sake: it bounds how much is read again, and how much of the log of facts has to be kept.
+
+// unsaved is what came since the last checkpoint. d.mu guards it.
+type unsaved struct {
+	since  time.Time
+	bytes  int64
+	sorted bool // the tail was just sorted: what was in it need never be written
+}
+
+func (u *unsaved) note(bytes int64) {
+	if u.since.IsZero() {
+		u.since = time.Now()
+	}
+	u.bytes += bytes
+}
+
+// size is about how much memory the batch's rows take.
+func (p *plan) size() int64 {
+	const eventWidth, profileWidth = 150, 200
+	n := int64(len(p.rows)*eventWidth + len(p.people)*profileWidth + 1)
+	for i := range p.rows {
+		if e := p.rows[i].e; e != nil {
+			n += int64(len(e.Properties))
+		}
+	}
+	return n
+}
+
+// save makes a checkpoint if it is time.
+func (d *DB) save(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	u := &d.unsaved
+	if d.closed || d.stale.Load() || u.since.IsZero() {
+		return nil
+	}
+	if !u.sorted && u.bytes < int64(d.o.Checkpoint) && time.Since(u.since) < d.o.CheckpointEvery.D() {
+		return nil
+	}
+	return d.checkpoint(ctx)
+}
+
+// checkpoint writes what is in memory only into the database's file.
+func (d *DB) checkpoint(ctx context.Context) error {
+	retired := d.keys.Retired()
+	if _, err := d.w.ExecContext(ctx, sqlCheckpoint); err != nil {
+		return fmt.Errorf("warehouse: %w", err)
+	}
+	d.unsaved = unsaved{}
+	d.saved()
+	return d.keys.Sweep(retired)
+}
+
+// saved notes that a crash takes back nothing of what is there.
+func (d *DB) saved() {
+	safe := make([]warehouse.Offset, 0, len(d.offsets))
+	for p, next := range d.offsets {
+		safe = append(safe, warehouse.Offset{Partition: p, Next: next})
+	}
+	d.safe.Store(&safe)
+}
+
+// Safe implements warehouse.Sink.
+func (d *DB) Safe() []warehouse.Offset {
+	if safe := d.safe.Load(); safe != nil {
+		return *safe
+	}
+	return nil
+}
