@@ -1,6 +1,7 @@
 package crowd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +21,14 @@ type LoadOptions struct {
 	Count       uint64        // events; 0: no limit
 	First       uint64        // number of the first event
 	Rate        float64       // events a second; 0: as fast as they go
+	Burst       Burst         // times in which the rate is higher
 	Duration    time.Duration // 0: no limit
 	Timeout     time.Duration // of a request
 	Retry       bool          // a request without an answer, or with a 5xx, is sent again until it is taken, as a client would
+
+	// Profiles sends no events but all profiles of the world, to each tenant, by bulk imports. First, Count and Rate are
+	// about profiles then, and a Count of 0 is all.
+	Profiles bool
 }
 
 // Ack is what became of a run of events that went in one request.
@@ -40,21 +46,45 @@ type Report struct {
 	Unknown   uint64        `json:"unknown"` // events without an answer
 	Refused   uint64        `json:"refused"`
 	Took      time.Duration `json:"took_ns"`
+	Burst     *Inside       `json:"burst,omitempty"` // what of it was in bursts; nil if there were to be none
 	P50       time.Duration `json:"p50_ns"`
 	P99       time.Duration `json:"p99_ns"`
 	Acks      []Ack         `json:"-"`
 	FirstFail string        `json:"first_failure,omitempty"`
 }
 
+// Inside is what was acknowledged during bursts, their onset and end included.
+type Inside struct {
+	Events uint64        `json:"events"`
+	Took   time.Duration `json:"took_ns"`
+}
+
 // Rate is acknowledged events a second.
-func (r *Report) Rate() float64 { return float64(r.Events) / r.Took.Seconds() }
+func (r *Report) Rate() float64 { return perSecond(r.Events, r.Took) }
+
+// BurstRates are acknowledged events a second inside and outside of bursts.
+func (r *Report) BurstRates() (inside, outside float64) {
+	if r.Burst == nil {
+		return 0, r.Rate()
+	}
+	return perSecond(r.Burst.Events, r.Burst.Took), perSecond(r.Events-r.Burst.Events, r.Took-r.Burst.Took)
+}
+
+func perSecond(n uint64, d time.Duration) float64 {
+	if d <= 0 {
+		return 0
+	}
+	return float64(n) / d.Seconds()
+}
 
 // Load sends a world.
 type Load struct {
-	w    *World
-	o    LoadOptions
-	next atomic.Uint64
-	sent atomic.Uint64 // events acknowledged so far
+	w     *World
+	o     LoadOptions
+	pace  *schedule
+	began time.Time
+	next  atomic.Uint64
+	sent  atomic.Uint64 // events acknowledged so far
 
 	mu     sync.Mutex
 	report Report
@@ -68,15 +98,27 @@ func NewLoad(w *World, o LoadOptions) (*Load, error) {
 		return nil, errors.New("crowd: no target")
 	case len(o.Keys) == 0:
 		return nil, errors.New("crowd: no API key")
-	case o.Count == 0 && o.Duration == 0:
+	case o.Count == 0 && o.Duration == 0 && !o.Profiles:
 		return nil, errors.New("crowd: neither a count nor a duration")
+	}
+	if err := o.Burst.validate(o.Rate); err != nil {
+		return nil, err
 	}
 	o.Target = strings.TrimPrefix(o.Target, "http://")
 	o.Connections, o.Batch = max(o.Connections, 1), max(o.Batch, 1)
 	if o.Timeout == 0 {
 		o.Timeout = time.Minute
 	}
-	l := &Load{w: w, o: o}
+	if o.Profiles {
+		all := uint64(w.o.Profiles * len(o.Keys))
+		if o.First >= all {
+			return nil, fmt.Errorf("crowd: there are only %d profiles", all)
+		}
+		if o.Count == 0 || o.Count > all-o.First {
+			o.Count = all - o.First
+		}
+	}
+	l := &Load{w: w, o: o, pace: newSchedule(o.Rate, o.Burst)}
 	l.next.Store(o.First)
 	return l, nil
 }
@@ -86,7 +128,10 @@ func (l *Load) Acked() uint64 { return l.sent.Load() }
 
 // Run sends until the count, the duration or ctx is over, and reports.
 func (l *Load) Run(ctx context.Context) Report {
-	began := time.Now()
+	l.began = time.Now()
+	if l.o.Burst.Factor > 0 {
+		l.report.Burst = &Inside{}
+	}
 	if l.o.Duration > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, l.o.Duration)
@@ -94,47 +139,81 @@ func (l *Load) Run(ctx context.Context) Report {
 	}
 	var all sync.WaitGroup
 	for range l.o.Connections {
-		all.Go(func() { l.work(ctx, began) })
+		all.Go(func() { l.work(ctx) })
 	}
 	all.Wait()
-	l.report.Took = time.Since(began)
+	l.report.Took = time.Since(l.began)
+	if l.report.Burst != nil {
+		l.report.Burst.Took = l.pace.inBursts(l.report.Took)
+	}
 	slices.Sort(l.took)
 	if n := len(l.took); n > 0 {
 		l.report.P50, l.report.P99 = l.took[n/2], l.took[n*99/100]
 	}
-	slices.SortFunc(l.report.Acks, func(a, b Ack) int { return int(int64(a.First) - int64(b.First)) })
+	slices.SortFunc(l.report.Acks, func(a, b Ack) int { return cmp.Compare(a.First, b.First) })
 	return l.report
 }
 
-func (l *Load) work(ctx context.Context, began time.Time) {
+func (l *Load) work(ctx context.Context) {
 	c := &conn{addr: l.o.Target}
 	defer c.close()
-	var body []byte
-	var events []Event
+	var r request
 	for ctx.Err() == nil {
-		first := l.next.Add(uint64(l.o.Batch)) - uint64(l.o.Batch)
-		n := uint64(l.o.Batch)
-		if l.o.Count > 0 {
-			if first-l.o.First >= l.o.Count {
-				return
-			}
-			n = min(n, l.o.Count-(first-l.o.First))
-		}
-		if l.o.Rate > 0 && !sleepUntil(ctx, began.Add(time.Duration(float64(first-l.o.First)/l.o.Rate*float64(time.Second)))) {
+		first, n := l.claim()
+		if n == 0 || l.o.Rate > 0 && !sleepUntil(ctx, l.began.Add(l.pace.due(first-l.o.First))) {
 			return
 		}
-		events = events[:0]
-		for i := range n {
-			events = append(events, l.w.Event(first+i))
-		}
-		var path string
-		if l.o.Batch == 1 {
-			path, body = "/api/events", events[0].AppendEvent(body[:0])
+		if l.o.Profiles {
+			l.profiles(&r, first, n)
 		} else {
-			path, body = "/api/event-bulk-create-jobs", AppendBulk(body[:0], events)
+			l.events(&r, first, n)
 		}
-		l.send(ctx, c, path, body, Ack{First: first, N: n, Tenant: l.tenant(first)})
+		l.send(ctx, c, &r)
 	}
+}
+
+// claim takes the next numbers, none behind the last one. Those of profiles are all of one tenant.
+func (l *Load) claim() (first, n uint64) {
+	for {
+		first = l.next.Load()
+		n = uint64(l.o.Batch)
+		if l.o.Count > 0 {
+			n = min(n, l.o.First+l.o.Count-first)
+		}
+		if l.o.Profiles {
+			n = min(n, uint64(l.w.o.Profiles)-first%uint64(l.w.o.Profiles))
+		}
+		if n == 0 || l.next.CompareAndSwap(first, first+n) {
+			return first, n
+		}
+	}
+}
+
+// request is one to be sent. Its memory is used again.
+type request struct {
+	path  string
+	body  []byte
+	batch []Event
+	ack   Ack
+}
+
+func (l *Load) events(r *request, first, n uint64) {
+	r.batch = r.batch[:0]
+	for i := range n {
+		r.batch = append(r.batch, l.w.Event(first+i))
+	}
+	r.ack = Ack{First: first, N: n, Tenant: l.tenant(first)}
+	if l.o.Batch == 1 {
+		r.path, r.body = "/api/events", r.batch[0].AppendEvent(r.body[:0])
+		return
+	}
+	r.path, r.body = "/api/event-bulk-create-jobs", AppendBulk(r.body[:0], r.batch)
+}
+
+func (l *Load) profiles(r *request, first, n uint64) {
+	all := uint64(l.w.o.Profiles)
+	r.ack = Ack{First: first, N: n, Tenant: int(first / all)}
+	r.path, r.body = "/api/profile-bulk-import-jobs", l.w.AppendProfiles(r.body[:0], int(first%all), int(n))
 }
 
 func (l *Load) tenant(first uint64) int {
@@ -143,16 +222,16 @@ func (l *Load) tenant(first uint64) int {
 }
 
 // send sends one request, again if it may, and notes what came of it.
-func (l *Load) send(ctx context.Context, c *conn, path string, body []byte, a Ack) {
+func (l *Load) send(ctx context.Context, c *conn, r *request) {
 	for {
 		at := time.Now()
-		status, answer, err := c.post(ctx, path, l.o.Keys[a.Tenant], body, l.o.Timeout)
+		status, answer, err := c.post(ctx, r.path, l.o.Keys[r.ack.Tenant], r.body, l.o.Timeout)
 		took := time.Since(at)
 		if (err != nil || status >= 500) && l.o.Retry && ctx.Err() == nil {
 			sleepUntil(ctx, time.Now().Add(20*time.Millisecond))
 			continue
 		}
-		l.note(a, status, answer, err, took)
+		l.note(r.ack, status, answer, err, took)
 		return
 	}
 }
@@ -170,6 +249,9 @@ func (l *Load) note(a Ack, status int, answer []byte, err error, took time.Durat
 	case status/100 == 2:
 		a.Known, a.At = true, time.Now()
 		r.Events += a.N
+		if r.Burst != nil && l.pace.bursting(a.At.Sub(l.began)) {
+			r.Burst.Events += a.N
+		}
 		l.sent.Add(a.N)
 		l.took = append(l.took, took)
 		r.Acks = append(r.Acks, a)

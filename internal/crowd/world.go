@@ -26,6 +26,7 @@ type Options struct {
 	LateBy   units.Duration `toml:"late_by" doc:"How late a late event may be."`
 	Twice    float64        `toml:"twice" doc:"Share of events that are sent again later."`
 	External float64        `toml:"external" doc:"Share of profiles that have an external id beside their email; now and then both are given, which joins what was known apart."`
+	Mail     float64        `toml:"mail" doc:"Share of events that are about mail: Received Email, and what follows some of it, as the MTA and its tracking would tell."`
 	From     time.Time      `toml:"from" doc:"When the first event happened."`
 	Span     units.Duration `toml:"span" doc:"Time over which events happen that are not late; 0 is now."`
 }
@@ -51,7 +52,7 @@ func (o Options) Validate() error {
 	for _, s := range []struct {
 		name  string
 		share float64
-	}{{"late", o.Late}, {"twice", o.Twice}, {"external", o.External}} {
+	}{{"late", o.Late}, {"twice", o.Twice}, {"external", o.External}, {"mail", o.Mail}} {
 		if s.share < 0 || s.share > 1 {
 			return fmt.Errorf("%s: must be between 0 and 1", s.name)
 		}
@@ -60,7 +61,10 @@ func (o Options) Validate() error {
 }
 
 // World makes events. It is safe for concurrent use.
-type World struct{ o Options }
+type World struct {
+	o     Options
+	sends float64 // share of the numbers that would be the sending of a message
+}
 
 // NewWorld checks the options.
 func NewWorld(o Options) (*World, error) {
@@ -71,22 +75,24 @@ func NewWorld(o Options) (*World, error) {
 		o.From = time.Now()
 	}
 	o.From = o.From.Truncate(time.Millisecond)
-	return &World{o}, nil
+	return &World{o, sendsOf(o.Mail)}, nil
 }
 
 // Event is what happens as number n.
 type Event struct {
 	N        uint64 // of the event itself: one that is sent again has the number of the first
+	Kind     Kind
 	Profile  int
 	Email    bool // which identifiers are given
 	External bool
-	Metric   int
+	Metric   int // of Shop
 	Time     time.Time
-	Value    int // in hundredths
+	Value    int // of Shop, in hundredths
 	Inbox    int
 	Campaign int
 	Client   int
 	URL      int
+	Mail     Mail // of all kinds but Shop
 }
 
 // dice are random numbers that depend on seed and n alone (splitmix64).
@@ -104,16 +110,46 @@ func (d *dice) float() float64 { return float64(d.next()>>11) / (1 << 53) }
 
 // pick draws one of n, the first ones more often.
 func (d *dice) pick(n int, skew float64) int {
-	return min(int(float64(n)*math.Pow(d.float(), skew)), n-1)
+	return min(int(float64(n)*power(d.float(), skew)), n-1)
 }
 
-// Event is number n. perSecond is how many there are in a second of the world's time, as far as it has a span.
-func (w *World) Event(n uint64) Event {
-	d := dice(w.o.Seed*0x5851f42d4c957f2d + n*0x14057b7ef767814f)
-	if n > 1000 && d.float() < w.o.Twice {
-		return w.Event(n - 1 - d.next()%1000)
+// power is math.Pow, to the bit: the skews that worlds have must not cost most of an event.
+func power(x, y float64) float64 {
+	switch y {
+	case 2:
+		return x * x
+	case 3:
+		return x * x * x
 	}
-	o := w.o
+	return math.Pow(x, y)
+}
+
+// Event is number n.
+func (w *World) Event(n uint64) Event {
+	d, again := w.roll(n)
+	if again {
+		return w.Event(n - 1 - d.next()%repeatedWithin)
+	}
+	if w.o.Mail > 0 {
+		if e, ok := w.mail(n); ok {
+			return e
+		}
+	}
+	return w.shop(n, d)
+}
+
+// repeatedWithin is how many events lie between one and its repetition at most.
+const repeatedWithin = 1000
+
+// roll begins event n, and tells whether it is an earlier one again.
+func (w *World) roll(n uint64) (d dice, again bool) {
+	d = dice(w.o.Seed*0x5851f42d4c957f2d + n*0x14057b7ef767814f)
+	return d, n > repeatedWithin && d.float() < w.o.Twice
+}
+
+// shop is what somebody does in a shop; d comes from roll.
+func (w *World) shop(n uint64, d dice) Event {
+	o := &w.o
 	e := Event{N: n, Profile: d.pick(o.Profiles, o.Skew), Metric: d.pick(o.Metrics, o.Skew), URL: d.pick(o.Values, o.Skew),
 		Inbox: d.pick(8, 2), Campaign: d.pick(50, o.Skew), Client: d.pick(12, 2), Value: int(d.next() % 20_000)}
 	e.Email = true
@@ -141,14 +177,29 @@ func (w *World) known(profile int) bool {
 // UID is the unique id of an event.
 func (e *Event) UID() string { return "c" + strconv.FormatUint(e.N, 36) }
 
-// MetricName is the name of a metric.
-func MetricName(metric int) string { return "Metric " + strconv.Itoa(metric) }
+// MetricName is the name of a metric of the shop.
+func MetricName(metric int) string { return string(appendMetricName(nil, metric)) }
 
 // EmailOf is the address of a profile.
-func EmailOf(profile int) string { return "p" + strconv.Itoa(profile) + "@crowd.test" }
+func EmailOf(profile int) string { return string(appendEmail(nil, profile)) }
 
 // ExternalOf is the external id of a profile.
-func ExternalOf(profile int) string { return "x" + strconv.Itoa(profile) }
+func ExternalOf(profile int) string { return string(appendExternal(nil, profile)) }
+
+// domain is that of all addresses.
+const domain = "crowd.test"
+
+func appendMetricName(b []byte, metric int) []byte {
+	return strconv.AppendInt(append(b, "Metric "...), int64(metric), 10)
+}
+
+func appendEmail(b []byte, profile int) []byte {
+	return append(strconv.AppendInt(append(b, 'p'), int64(profile), 10), "@"+domain...)
+}
+
+func appendExternal(b []byte, profile int) []byte {
+	return strconv.AppendInt(append(b, 'x'), int64(profile), 10)
+}
 
 // The names of the dimensions that events have.
 const (

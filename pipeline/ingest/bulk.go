@@ -193,6 +193,10 @@ func (r *reader) mark(report *Report) mark { return mark{len(r.out), len(r.ends)
 
 func (r *reader) takeBack(m mark, report *Report) {
 	r.out, r.ends, r.parts = r.out[:m.out], r.ends[:m.ends], r.parts[:m.ends]
+	for n := len(r.old); n > 0 && r.old[n-1].record >= m.ends; n-- {
+		r.old[n-1] = old{}
+		r.old = r.old[:n-1]
+	}
 	*report = m.report
 }
 

@@ -296,6 +296,7 @@ func (r *reader) finish(name string) {
 	}
 	r.record = fact.Intake{Kind: fact.KindEvent, Tenant: r.tenant, At: r.now, Who: r.profile.who, Event: &r.event, Change: r.profile.take()}
 	r.add(&r.record, fact.PartitionOf(r.tenant, r.profile.who[0], r.door.d.Intake.Partitions()))
+	r.noteOld(&r.record)
 }
 
 // complete gives the event what it does not say itself.

@@ -4,8 +4,11 @@
 // A request goes through these steps: its document is read once from the front and every field checked,
 // with an error that points at it (event.go, profile.go); identifiers are put into their normal
 // form; the message that an event names is looked up (hydrate.go); the properties that counts are broken
-// down by are taken out (dims.go); the records are encoded and appended, all of a request at once.
-// When that has returned they are durable, and only then anything is acknowledged.
+// down by are taken out (dims.go); the records are encoded; events that happened longer ago than the stages recognise are
+// left out if the archive has them (archive.go); the rest is appended, all of a request at once.
+// When that has returned it is durable, and only then anything is acknowledged.
+//
+// The package has more than twelve files because each of these steps and each part of a document has its own.
 package ingest
 
 import (
@@ -80,11 +83,15 @@ func (o Options) Validate() error {
 
 // Deps are what a Door works with.
 type Deps struct {
-	Intake     stream.Topic
-	Hydrate    Hydrator              // nil: events are not completed
-	Now        func() time.Time      // nil: time.Now
-	Registerer prometheus.Registerer // nil: no metrics
-	Logger     *slog.Logger          // nil: discard
+	Intake  stream.Topic
+	Hydrate Hydrator // nil: events are not completed
+	Archive Archive  // nil: none is asked
+	// ArchiveAfter is how long ago an event must have happened for the archive to be asked. It must be less
+	// than what the stages recognise, by as much as their clocks may differ from Now.
+	ArchiveAfter time.Duration
+	Now          func() time.Time      // nil: time.Now
+	Registerer   prometheus.Registerer // nil: no metrics
+	Logger       *slog.Logger          // nil: discard
 }
 
 // Door takes records in. It is safe for concurrent use.
@@ -96,6 +103,7 @@ type Door struct {
 	dims    []slot // of each of Options.Dimensions
 	numbers *doorMetrics
 	readers sync.Pool // *reader
+	phones  phones
 
 	mu      sync.RWMutex
 	metrics map[metricKey]fact.MetricID
@@ -124,7 +132,7 @@ func New(o Options, d Deps) (*Door, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Door{o: o, d: d, numbers: numbers, metrics: map[metricKey]fact.MetricID{}}
+	k := &Door{o: o, d: d, numbers: numbers, phones: newPhones(), metrics: map[metricKey]fact.MetricID{}}
 	k.keys, k.slots = newSlots(o.Dimensions)
 	for _, name := range o.Dimensions {
 		k.dims = append(k.dims, k.keys[name])
@@ -159,6 +167,7 @@ func (k *Door) Put(ctx context.Context, all []*fact.Intake) (Position, error) {
 			in.At = r.now
 		}
 		r.add(in, p)
+		r.noteOld(in)
 	}
 	return k.append(ctx, r)
 }
@@ -203,14 +212,9 @@ func (k *Door) release(r *reader) {
 
 // append makes durable what a reader has collected.
 func (k *Door) append(ctx context.Context, r *reader) (Position, error) {
-	if len(r.ends) == 0 {
+	k.askArchive(ctx, r)
+	if r.messages(); len(r.msgs) == 0 {
 		return nil, nil
-	}
-	start := 0
-	r.msgs = r.msgs[:0]
-	for i, end := range r.ends {
-		r.msgs = append(r.msgs, stream.Message{Partition: r.parts[i], Data: r.out[start:end:end]})
-		start = end
 	}
 	began := time.Now()
 	offsets, err := k.d.Intake.Append(ctx, r.msgs)
@@ -222,9 +226,10 @@ func (k *Door) append(ctx context.Context, r *reader) (Position, error) {
 	k.numbers.records.Add(float64(len(offsets)))
 	var at Position
 	for i, offset := range offsets {
-		j := slices.IndexFunc(at, func(m Mark) bool { return m.Partition == r.parts[i] })
+		p := r.msgs[i].Partition
+		j := slices.IndexFunc(at, func(m Mark) bool { return m.Partition == p })
 		if j < 0 {
-			at = append(at, Mark{r.parts[i], offset})
+			at = append(at, Mark{p, offset})
 			continue
 		}
 		at[j].Offset = max(at[j].Offset, offset)

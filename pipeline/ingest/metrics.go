@@ -9,6 +9,7 @@ import (
 // doorMetrics are the door's numbers for monitoring.
 type doorMetrics struct {
 	records, refused, failed, hydrated prometheus.Counter
+	archive                            *prometheus.CounterVec
 	took                               prometheus.Histogram
 }
 
@@ -30,6 +31,10 @@ func newDoorMetrics(reg prometheus.Registerer) (*doorMetrics, error) {
 			Name: "godwit_ingest_hydrated_total",
 			Help: "Events that named a message of ours and were completed with its campaign, flow and provider.",
 		}),
+		archive: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "godwit_ingest_archive_total",
+			Help: "Events of so long ago that the warehouse was asked whether they came before. new: they had not. repeated: they had, and were dropped. none: it did not answer, and they were taken: one that came before counts twice with its profile, in the days of then.",
+		}, []string{"answer"}),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "godwit_ingest_append_seconds",
 			Help:    "Time until the records of a request were durable. It is most of a request's time; far more than a sync of the volume takes means that it is overloaded.",
@@ -40,7 +45,7 @@ func newDoorMetrics(reg prometheus.Registerer) (*doorMetrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.records, m.refused, m.failed, m.hydrated, m.took} {
+	for _, c := range []prometheus.Collector{m.records, m.refused, m.failed, m.hydrated, m.archive, m.took} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

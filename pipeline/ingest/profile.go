@@ -179,7 +179,7 @@ func (r *reader) identifier(a attribute) {
 	case email:
 		v, err = identity.Email(v)
 	case phone:
-		v, err = identity.Phone(v)
+		v, err = r.phone(v)
 	default:
 		v, err = identity.Anonymous(v)
 	}
@@ -188,6 +188,13 @@ func (r *reader) identifier(a attribute) {
 		return
 	}
 	r.known(fact.Identifier{Kind: a.kind(), Value: v})
+}
+
+func (r *reader) phone(s string) (string, error) {
+	if r.door == nil {
+		return identity.Phone(s)
+	}
+	return r.door.phones.normal(s)
 }
 
 // plainAttribute reads a text that is kept as it came, but for locales.

@@ -44,6 +44,7 @@ type reader struct {
 	ends  []int
 	parts []int32
 	msgs  []stream.Message
+	old   []old // of them
 }
 
 // begin makes the reader ready for a request.
@@ -54,6 +55,8 @@ func (r *reader) begin(tenant, body string, now time.Time) {
 	r.out, r.ends, r.parts = r.out[:0], r.ends[:0], r.parts[:0]
 	clear(r.msgs)
 	r.msgs = r.msgs[:0]
+	clear(r.old)
+	r.old = r.old[:0]
 	r.profile.reset()
 	r.record, r.event, r.props = fact.Intake{}, fact.Event{Dims: r.event.Dims[:0]}, ""
 	clear(r.slots)
@@ -64,6 +67,22 @@ func (r *reader) add(in *fact.Intake, partition int32) {
 	r.out = in.Append(r.out)
 	r.ends = append(r.ends, len(r.out))
 	r.parts = append(r.parts, partition)
+}
+
+// messages makes r.msgs of the records, without events that came before.
+func (r *reader) messages() {
+	start, before := 0, r.old
+	r.msgs = r.msgs[:0]
+	for i, end := range r.ends {
+		data := r.out[start:end:end]
+		start = end
+		if len(before) > 0 && before[0].record == i {
+			if data, before = before[0].instead, before[1:]; data == nil {
+				continue
+			}
+		}
+		r.msgs = append(r.msgs, stream.Message{Partition: r.parts[i], Data: data})
+	}
 }
 
 // part is what a pointer is relative to.
