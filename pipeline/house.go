@@ -12,6 +12,8 @@ import (
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/pipeline/account"
 	"github.com/godwit-mta/godwit/pipeline/customer"
+	"github.com/godwit-mta/godwit/pipeline/fact"
+	"github.com/godwit-mta/godwit/pipeline/identity"
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
 	"github.com/godwit-mta/godwit/pipeline/warehouse/duckdb"
 )
@@ -53,7 +55,7 @@ func (p *Pipeline) fillerStatus(ctx context.Context) (Consumer, error) {
 	out := Consumer{Name: consumerWarehouse, Running: true}
 	all, err := p.filler.Status(ctx)
 	for _, s := range all {
-		part := keyed.PartitionStatus{Partition: s.Partition, Applied: s.Stored, Committed: s.Stored, End: s.End, Behind: s.Lag}
+		part := keyed.PartitionStatus{Partition: s.Partition, Applied: s.Stored, Committed: s.Stored, End: s.End, Behind: s.Lag, Waiting: s.Lag}
 		if s.Err != nil {
 			part.Error = s.Err.Error()
 		}
@@ -61,6 +63,26 @@ func (p *Pipeline) fillerStatus(ctx context.Context) (Consumer, error) {
 		out.Partitions = append(out.Partitions, part)
 	}
 	return out, err
+}
+
+// archiveMargin is how much earlier than necessary the warehouse is asked about an event: folding goes by times of
+// acceptance, in whole days.
+const archiveMargin = 24 * time.Hour
+
+// past is a warehouse in the door's words. A repeated event is told apart by the customer stage until Window after its time has
+// passed; then its row is folded and the warehouse is asked. It may lag by as much as Dedupe, for so long a row is kept in any case.
+type past struct {
+	who *identity.Reader
+	w   warehouse.Warehouse
+}
+
+// Seen implements ingest.Archive.
+func (p past) Seen(ctx context.Context, tenant string, strongest fact.Identifier, metric fact.MetricID, uid string) (bool, error) {
+	profile, known, err := p.who.Lookup(tenant, strongest)
+	if err != nil || !known {
+		return false, err
+	}
+	return p.w.Seen(ctx, warehouse.SeenQuery{Tenant: tenant, Profile: profile, Metric: metric, UID: uid, Partition: -1})
 }
 
 // answers is a warehouse in the API's words.

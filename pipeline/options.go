@@ -15,6 +15,7 @@ import (
 	"github.com/godwit-mta/godwit/pipeline/api"
 	"github.com/godwit-mta/godwit/pipeline/api/receipts"
 	"github.com/godwit-mta/godwit/pipeline/customer"
+	"github.com/godwit-mta/godwit/pipeline/erase"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 	"github.com/godwit-mta/godwit/pipeline/identity"
 	"github.com/godwit-mta/godwit/pipeline/ingest"
@@ -38,6 +39,7 @@ type Options struct {
 	Customer  customer.Options    `toml:"customer" doc:"What is kept of each profile."`
 	Account   account.Options     `toml:"account" doc:"What is counted."`
 	Log       stream.Options      `toml:"log" doc:"The logs, where they are embedded."`
+	Erase     erase.Options       `toml:"erase" doc:"Deleted profiles are taken out of the logs."`
 	Kafka     stream.KafkaOptions `toml:"kafka" doc:"Brokers that keep the logs instead; without any the logs are embedded."`
 	Warehouse warehouse.Options   `toml:"warehouse" doc:"The warehouse that SQL asks."`
 	State     keyed.Options       `toml:"state" doc:"The stages' state."`
@@ -46,7 +48,7 @@ type Options struct {
 // DefaultOptions returns the defaults: off.
 func DefaultOptions() Options {
 	o := Options{Partitions: 4, API: api.DefaultOptions(), Receipts: receipts.DefaultOptions(), Ingest: ingest.DefaultOptions(), Feed: feed.DefaultOptions(), Messages: feed.DefaultStoreOptions(), Identity: identity.DefaultOptions(),
-		Customer: customer.DefaultOptions(), Account: account.DefaultOptions(), Log: stream.DefaultOptions(), Kafka: stream.DefaultKafkaOptions(), State: keyed.DefaultOptions(), Warehouse: warehouse.DefaultOptions()}
+		Customer: customer.DefaultOptions(), Account: account.DefaultOptions(), Log: stream.DefaultOptions(), Erase: erase.DefaultOptions(), Kafka: stream.DefaultKafkaOptions(), State: keyed.DefaultOptions(), Warehouse: warehouse.DefaultOptions()}
 	o.API.Listen = []string{"127.0.0.1:8028"}
 	return o
 }
@@ -67,7 +69,7 @@ func (o Options) Validate() error {
 		name     string
 		validate func() error
 	}{{"api", o.API.Validate}, {"receipts", o.Receipts.Validate}, {"ingest", o.Ingest.Validate}, {"feed", o.Feed.Validate}, {"messages", o.Messages.Validate}, {"identity", o.Identity.Validate}, {"customer", o.Customer.Validate}, {"account", o.Account.Validate},
-		{"log", o.Log.Validate}, {"state", state.Validate}, {"warehouse", o.Warehouse.Validate}} {
+		{"log", o.Log.Validate}, {"erase", o.Erase.Validate}, {"state", state.Validate}, {"warehouse", o.Warehouse.Validate}} {
 		if err := part.validate(); err != nil {
 			return fmt.Errorf("%s.%w", part.name, err)
 		}
@@ -119,11 +121,8 @@ func (o *Options) state() keyed.Options {
 // logs is where the embedded logs are.
 func (o *Options) logs() string { return filepath.Join(o.Path, "log") }
 
-// The windows after which stages commit. Account adds up in memory and shows what it adds, so its window may be long.
-const (
-	customerWindow = 20 * time.Millisecond
-	accountWindow  = time.Second
-)
+// customerWindow is how long the customer level collects changes: they show when they are written.
+const customerWindow = 40 * time.Millisecond
 
 // The names of topics and consumers.
 const (

@@ -21,6 +21,7 @@ import (
 	"github.com/godwit-mta/godwit/pipeline/api"
 	"github.com/godwit-mta/godwit/pipeline/api/receipts"
 	"github.com/godwit-mta/godwit/pipeline/customer"
+	"github.com/godwit-mta/godwit/pipeline/erase"
 	"github.com/godwit-mta/godwit/pipeline/identity"
 	"github.com/godwit-mta/godwit/pipeline/ingest"
 	"github.com/godwit-mta/godwit/pipeline/ingest/feed"
@@ -37,6 +38,8 @@ type Deps struct {
 	Fatal func(error)
 	// Mail is a cursor of the MTA's event log that nobody else uses; nil: there is no MTA here.
 	Mail *event.Cursor
+
+	now func() time.Time // of erasing; nil: time.Now
 }
 
 // Pipeline is the customer side of one node.
@@ -56,6 +59,8 @@ type Pipeline struct {
 	counts   *account.Reader
 	house    warehouse.Warehouse // nil: there is none
 	filler   *warehouse.Consumer
+	eraser   *erase.Eraser // nil with logs in Kafka
+	skips    *skips
 
 	door     *ingest.Door
 	messages *feed.Store
@@ -94,10 +99,17 @@ func New(ctx context.Context, o Options, d Deps) (_ *Pipeline, err error) {
 	if err := p.openWarehouse(ctx); err != nil {
 		return nil, err
 	}
+	if err := p.openErase(); err != nil {
+		return nil, err
+	}
 	if p.messages, err = feed.OpenStore(filepath.Join(o.Path, "messages"), o.Messages); err != nil {
 		return nil, err
 	}
-	if p.door, err = ingest.New(o.Ingest, ingest.Deps{Intake: p.intake, Hydrate: p.messages, Registerer: d.Registerer, Logger: d.Logger}); err != nil {
+	into := ingest.Deps{Intake: p.intake, Hydrate: p.messages, ArchiveAfter: o.Customer.Window.D() - archiveMargin, Registerer: d.Registerer, Logger: d.Logger}
+	if p.house != nil {
+		into.Archive = past{identity.NewReader(p.identity.Store, p.intake.Partitions()), p.house}
+	}
+	if p.door, err = ingest.New(o.Ingest, into); err != nil {
 		return nil, err
 	}
 	if d.Mail != nil {
@@ -131,25 +143,28 @@ func (p *Pipeline) stages() (err error) {
 	state := o.state()
 	p.memory = keyed.NewMemory(state.Cache)
 	kd := keyed.Deps{Logger: d.Logger, Registerer: d.Registerer, Memory: p.memory}
+	if p.skips, err = openSkips(o.Path, p.log, d.Registerer); err != nil {
+		return err
+	}
 	id := identity.NewProcessor(o.Identity, identity.Deps{Intake: p.intake, Facts: p.facts, Logger: d.Logger, Registerer: d.Registerer})
-	if p.identity, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerIdentity, Input: p.intake, Version: identity.Version, New: id}, kd); err != nil {
+	if p.identity, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerIdentity, Input: p.intake, Version: identity.Version, New: p.skips.around(consumerIdentity, id)}, kd); err != nil {
 		return err
 	}
 	cu, err := customer.NewProcessor(o.Customer, customer.Deps{Facts: p.facts, Partitions: p.intake.Partitions(), Logger: d.Logger, Registerer: d.Registerer})
 	if err != nil {
 		return err
 	}
-	if p.customer, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerCustomer, Input: p.facts, Window: customerWindow, Version: customer.Version, New: cu}, kd); err != nil {
+	if p.customer, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerCustomer, Input: p.facts, Window: customerWindow, Version: customer.Version, Heavy: 4, New: p.skips.around(consumerCustomer, cu)}, kd); err != nil {
 		return err
 	}
-	ac, err := account.NewProcessor(o.Account, account.Deps{Facts: p.facts, Partitions: p.intake.Partitions(), Logger: d.Logger})
+	ac, err := account.NewProcessor(o.Account, account.Deps{Facts: p.facts, Partitions: p.intake.Partitions(), Logger: d.Logger, Registerer: d.Registerer})
 	if err != nil {
 		return err
 	}
-	if p.account, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerAccount, Input: p.facts, Window: accountWindow, Version: account.Version, Merger: account.Merger{}, Heavy: 2, New: ac}, kd); err != nil {
+	if p.account, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerAccount, Input: p.facts, Window: state.Window.D(), Version: account.Version, Merger: account.Merger{}, Heavy: 2, New: p.skips.around(consumerAccount, ac)}, kd); err != nil {
 		return err
 	}
-	p.counts, err = account.NewReader(o.Account, p.account.Processor, p.facts.Partitions())
+	p.counts, err = account.NewReader(o.Account, behind(p.account.Processor), p.facts.Partitions())
 	return err
 }
 
@@ -186,6 +201,13 @@ func (p *Pipeline) Start() error {
 		p.running.Go(func() {
 			if err := p.filler.Run(ctx); err != nil && ctx.Err() == nil {
 				p.d.Fatal(fmt.Errorf("pipeline: %w", err))
+			}
+		})
+	}
+	if p.eraser != nil {
+		p.running.Go(func() {
+			if err := p.eraser.Run(ctx); err != nil {
+				p.log.Error("what waits to be erased from the logs is collected again at the next start", "error", err)
 			}
 		})
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/pipeline/account"
 	"github.com/godwit-mta/godwit/pipeline/check"
+	"github.com/godwit-mta/godwit/pipeline/erase"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 )
 
@@ -20,6 +23,7 @@ type Recounted struct {
 	Counts    int      `json:"counts"` // that were compared
 	Different int      `json:"different"`
 	Missing   int      `json:"missing"` // acknowledged events that are not in the log
+	Skipped   int64    `json:"skipped"` // records that the account level skips by an operator's word, and that were left out here too
 	First     []string `json:"first,omitempty"`
 }
 
@@ -48,11 +52,12 @@ func (p *Pipeline) Recount(ctx context.Context, acked []string, shards uint64, d
 	zone := func(tenant string) *time.Location { return p.counts.Zone(tenant) }
 	found := make([]bool, len(acked))
 	for shard := range shards {
-		r, err := check.Count(ctx, p.facts, check.Options{Zone: zone, Shard: shard, Shards: shards, UIDs: len(acked) > 0})
+		r, err := check.Count(ctx, p.facts, check.Options{Zone: zone, Shard: shard, Shards: shards, UIDs: len(acked) > 0, Skip: p.skips.skipsFact})
 		if err != nil {
 			return nil, err
 		}
 		out.Facts, out.Events, out.Merges = r.Facts, r.Events, r.Merges
+		out.Skipped = r.Skipped
 		out.Distinct += r.Distinct
 		out.Counts += r.Rows()
 		rows := func(f func(check.Row) error) error { return p.final(ctx, r.Tenants(), shard, shards, f) }
@@ -65,7 +70,7 @@ func (p *Pipeline) Recount(ctx context.Context, acked []string, shards uint64, d
 			out.First = append(out.First, e.Error())
 		}
 		for i := range acked {
-			found[i] = found[i] || r.Has(acked[i])
+			found[i] = found[i] || r.Has(acked[i]) || r.Has(erasedAck(acked[i]))
 		}
 		done(float64(shard+1) / float64(shards))
 	}
@@ -79,7 +84,14 @@ func (p *Pipeline) Recount(ctx context.Context, acked []string, shards uint64, d
 	return out, nil
 }
 
-// settle waits until all consumers have applied all there is; what a stage writes makes more work for the next.
+// erasedAck is what an acknowledged event is called once its profile is erased.
+func erasedAck(acked string) string {
+	tenant, uid, _ := strings.Cut(acked, " ")
+	return tenant + " " + erase.UID(uid)
+}
+
+// settle waits until all consumers have applied all there is; what a stage writes makes more work for the next. The account level
+// shows what it has applied before it is committed.
 func (p *Pipeline) settle(ctx context.Context) error {
 	for quiet := 0; quiet < 5; {
 		quiet++
@@ -88,7 +100,7 @@ func (p *Pipeline) settle(ctx context.Context) error {
 				if s.Error != "" {
 					return fmt.Errorf("%s, partition %d: %s", c.Name, s.Partition, s.Error)
 				}
-				if s.End < 0 || s.Applied < s.End {
+				if s.End < 0 || s.Lag > 0 && (c.Name != consumerAccount || s.End > s.Applied) || s.State != keyed.StateRunning && s.Applied < s.End {
 					quiet = 0
 				}
 			}

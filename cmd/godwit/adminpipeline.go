@@ -23,13 +23,30 @@ func adminPipelineOf(p *pipeline.Pipeline) adminapi.Pipeline {
 // PipelineStatus implements adminapi.Pipeline.
 func (a adminPipeline) PipelineStatus(context.Context) (adminapi.PipelineStatus, error) {
 	out := adminapi.PipelineStatus{Path: a.p.Path()}
+	skipped := a.p.Skipped()
 	for _, c := range a.p.Status() {
 		x := adminapi.ConsumerStatus{Name: c.Name, Running: c.Running, Partitions: []adminapi.ConsumerPartition{}}
 		for _, s := range c.Partitions {
-			x.Partitions = append(x.Partitions, adminapi.ConsumerPartition{Partition: int(s.Partition), Applied: s.Applied, Committed: s.Committed, End: s.End,
-				Lag: max(0, s.End-s.Applied), Seconds: s.Behind.Seconds(), Snapshot: s.Snapshot.Taken, Error: s.Error})
+			part := adminapi.ConsumerPartition{Partition: int(s.Partition), Applied: s.Applied, Committed: s.Committed, End: s.End,
+				Lag: max(0, s.End-s.Applied), Seconds: s.Waiting.Seconds(), Snapshot: s.Snapshot.Taken, Error: s.Error}
+			if at, stuck := a.p.StuckAt(c.Name, s.Partition); stuck {
+				part.StuckAt = &at
+			}
+			for _, k := range skipped {
+				if k.Consumer == c.Name && k.Partition == s.Partition {
+					part.Skipped = append(part.Skipped, k.Offset)
+				}
+			}
+			x.Partitions = append(x.Partitions, part)
 		}
 		out.Consumers = append(out.Consumers, x)
+	}
+	if s := a.p.Erasure(); s != nil {
+		out.Erasure = &adminapi.PipelineErasure{Waiting: s.Waiting, Oldest: s.Oldest, Running: s.Running, Error: s.Why, Last: s.Last.At,
+			Profiles: s.Last.Profiles, Records: s.Last.Intake + s.Last.Facts}
+		if !s.Oldest.IsZero() {
+			out.Erasure.Due = s.Oldest.Add(s.Within)
+		}
 	}
 	return out, nil
 }
@@ -46,6 +63,8 @@ func (a adminPipeline) PipelineAct(ctx context.Context, r adminapi.PipelineAct) 
 		err = a.p.SnapshotConsumer(ctx, r.Consumer, r.Partition)
 	case adminapi.ActRebuild:
 		err = a.p.RebuildConsumer(ctx, r.Consumer, r.Partition)
+	case adminapi.ActSkip:
+		err = a.p.SkipRecord(ctx, r.Consumer, *r.Partition, *r.Offset)
 	}
 	return refused(err)
 }

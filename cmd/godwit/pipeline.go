@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/show"
@@ -14,6 +15,7 @@ type pipelineCmd struct {
 	Start    pipelineStartCmd    `cmd:"" help:"Start a consumer that was stopped."`
 	Snapshot pipelineSnapshotCmd `cmd:"" help:"Take snapshots of a consumer's state now."`
 	Rebuild  pipelineRebuildCmd  `cmd:"" help:"Rebuild a consumer's state from the newest snapshot and the log."`
+	Skip     pipelineSkipCmd     `cmd:"" help:"Skip the record that a consumer is stuck at, for good."`
 	Check    pipelineCheckCmd    `cmd:"" help:"Count everything again from the log and compare; the server must be stopped."`
 }
 
@@ -61,7 +63,7 @@ func showPipeline(e *env, st *adminapi.PipelineStatus, asJSON bool) error {
 			if !x.Snapshot.IsZero() {
 				snapshot = show.When(x.Snapshot, now)
 			}
-			t.Add(c.Name, fmt.Sprint(x.Partition), state, show.Count(x.Lag), show.Span(time.Duration(x.Seconds*float64(time.Second))), show.Count(x.Applied), snapshot, x.Error)
+			t.Add(c.Name, fmt.Sprint(x.Partition), state, show.Count(x.Lag), show.Span(time.Duration(x.Seconds*float64(time.Second))), show.Count(x.Applied), snapshot, troubles(x))
 			bad = append(bad, x.Error != "" || !c.Running)
 		}
 		if len(c.Partitions) == 0 {
@@ -70,7 +72,44 @@ func showPipeline(e *env, st *adminapi.PipelineStatus, asJSON bool) error {
 		}
 	}
 	tinted(p, t, bad)
+	showErasure(p, st.Erasure, now)
 	return nil
+}
+
+// troubles is what the operator has to know of a partition.
+func troubles(x adminapi.ConsumerPartition) string {
+	var all []string
+	if x.StuckAt != nil {
+		all = append(all, fmt.Sprintf("stuck at offset %d", *x.StuckAt))
+	}
+	if x.Error != "" {
+		all = append(all, x.Error)
+	}
+	if len(x.Skipped) > 0 {
+		all = append(all, fmt.Sprintf("skips %s", strings.Trim(fmt.Sprint(x.Skipped), "[]")))
+	}
+	return strings.Join(all, "; ")
+}
+
+// showErasure tells of deletions that wait for being erased from the logs, if there are any.
+func showErasure(p *show.Page, s *adminapi.PipelineErasure, now time.Time) {
+	if s == nil || s.Waiting == 0 && s.Last.IsZero() {
+		return
+	}
+	text := "nothing waits"
+	if s.Waiting > 0 {
+		text = fmt.Sprintf("%s deleted profiles wait, the oldest since %s, to be erased by %s", show.Count(int64(s.Waiting)), show.When(s.Oldest, now), show.When(s.Due, now))
+	}
+	if s.Running {
+		text += "; segments are being rewritten"
+	}
+	if !s.Last.IsZero() {
+		text += fmt.Sprintf("; last pass %s: %s profiles, %s records", show.When(s.Last, now), show.Count(int64(s.Profiles)), show.Count(int64(s.Records)))
+	}
+	p.Printf("erasing from the logs: %s\n", text)
+	if s.Error != "" {
+		p.Printf("%s\n", p.Bad("the last pass could not be finished: "+s.Error))
+	}
 }
 
 // actFlags are what the commands that act have in common.
@@ -81,12 +120,16 @@ type actFlags struct {
 
 // act asks the server and shows what came of it.
 func (f *actFlags) act(e *env, action string, partition *int) error {
+	return f.ask(e, adminapi.PipelineAct{Consumer: f.Consumer, Action: action, Partition: partition})
+}
+
+func (f *actFlags) ask(e *env, r adminapi.PipelineAct) error {
 	a, err := f.client()
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	st, err := a.ActOnConsumer(e.ctx, adminapi.PipelineAct{Consumer: f.Consumer, Action: action, Partition: partition})
+	st, err := a.ActOnConsumer(e.ctx, r)
 	if err != nil {
 		return a.explain(err)
 	}
@@ -118,6 +161,27 @@ type pipelineRebuildCmd struct {
 
 // Run rebuilds state.
 func (c *pipelineRebuildCmd) Run(e *env) error { return c.act(e, adminapi.ActRebuild, c.Partition) }
+
+type pipelineSkipCmd struct {
+	actFlags
+	Partition int   `arg:"" help:"Partition of its input."`
+	Offset    int64 `arg:"" help:"Offset of the record, as godwit pipeline tells it."`
+}
+
+// Run skips a record.
+func (c *pipelineSkipCmd) Run(e *env) error {
+	return c.ask(e, adminapi.PipelineAct{Consumer: c.Consumer, Action: adminapi.ActSkip, Partition: &c.Partition, Offset: &c.Offset})
+}
+
+// Help teaches by example.
+func (pipelineSkipCmd) Help() string {
+	return `A record that cannot be applied holds its partition of that consumer; other consumers go on. First look for the reason: after
+a fix or an upgrade the consumer goes on by itself, and nothing is lost. Skipping is for good: what the record says is missing from this
+consumer's state, also after a rebuild. It is refused unless the consumer is stuck at exactly this record.
+
+Example:
+  godwit pipeline skip account 2 71833`
+}
 
 // Help teaches by example.
 func (pipelineStatusCmd) Help() string {

@@ -88,6 +88,9 @@ func (c *pipelineCheckCmd) print(e *env, r *pipeline.Recounted, acks int) {
 	n := func(v int64) string { return show.Count(v) }
 	p.Pairs([2]string{"facts", n(r.Facts)}, [2]string{"events", n(r.Events)}, [2]string{"events that count", n(r.Distinct)},
 		[2]string{"merges", n(int64(r.Merges))}, [2]string{"counts compared", n(int64(r.Counts))}, [2]string{"different", n(int64(r.Different))})
+	if r.Skipped > 0 {
+		p.Printf("%s\n", p.Bad(fmt.Sprintf("%d records that the account level skips were left out", r.Skipped)))
+	}
 	if acks > 0 {
 		p.Pairs([2]string{"acknowledged", n(int64(acks))}, [2]string{"missing", n(int64(r.Missing))})
 	}

@@ -37,7 +37,7 @@ func FuzzBatch(f *testing.F) {
 			}
 		}
 		_ = s.ends(make([]int64, 3))
-		if frame, err := appendFrame(nil, s, func(_ int32, data []byte) ([]byte, bool) { return data, len(data)%2 == 0 }); err == nil {
+		if frame, err := appendFrame(nil, s, func(_ int32, _ int64, data []byte) ([]byte, bool) { return data, len(data)%2 == 0 }); err == nil {
 			var buf []byte
 			if _, err := readFrame(bytes.NewReader(frame), int64(len(frame)), &buf); err != nil {
 				t.Fatal(err)

@@ -97,7 +97,7 @@ func TestDamage(t *testing.T) {
 	dir := t.TempDir()
 	e := openLog(t, dir, small(), Deps{})
 	all := fill(t, openFacts(t, e), 60)
-	if err := e.Rewrite(t.Context(), "facts", func(_ int32, data []byte) ([]byte, bool) { return data, string(data[:3]) != "20 " }); err != nil {
+	if err := e.Rewrite(t.Context(), "facts", func(_ int32, _ int64, data []byte) ([]byte, bool) { return data, string(data[:3]) != "20 " }); err != nil {
 		t.Fatal(err)
 	}
 	more := fill(t, openFacts(t, e), 30)
@@ -249,7 +249,7 @@ func TestRewrite(t *testing.T) {
 		all := fill(t, top, 50)
 		before, _ := top.usage()
 		for round, prefix := range []string{"1", "b1", "2", "b"} {
-			err := e.Rewrite(t.Context(), "facts", func(p int32, data []byte) ([]byte, bool) {
+			err := e.Rewrite(t.Context(), "facts", func(p int32, _ int64, data []byte) ([]byte, bool) {
 				if strings.HasPrefix(string(data), "3") {
 					return fmt.Appendf(nil, "3changed %d", round), true
 				}
@@ -302,7 +302,7 @@ func TestRewriteWhileReading(t *testing.T) {
 			t.Fatalf("%v, want offset %d: %v", recs, offset, err)
 		}
 		if n%5 == 0 {
-			err := e.Rewrite(t.Context(), "facts", func(p int32, data []byte) ([]byte, bool) { return data, p == 0 || data[n%4+1] != '1' })
+			err := e.Rewrite(t.Context(), "facts", func(p int32, _ int64, data []byte) ([]byte, bool) { return data, p == 0 || data[n%4+1] != '1' })
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -131,7 +131,7 @@ func (e *Embedded) own(name string) (*topic, error) {
 // Rewrite asks keep about every record of a topic that is durable at the call, and rewrites the segments in which it
 // changes or empties one. Offsets stay as they are; an emptied record is not read any more. A crash leaves each segment
 // as it was or rewritten. Readers go on meanwhile.
-func (e *Embedded) Rewrite(ctx context.Context, topic string, keep func(partition int32, data []byte) ([]byte, bool)) error {
+func (e *Embedded) Rewrite(ctx context.Context, topic string, keep Keep) error {
 	t, err := e.own(topic)
 	if err != nil {
 		return err
@@ -140,6 +140,31 @@ func (e *Embedded) Rewrite(ctx context.Context, topic string, keep func(partitio
 		return fmt.Errorf("stream: topic %s: rewrite: %w", topic, err)
 	}
 	return nil
+}
+
+// Each calls f for every record of a topic that is durable at the call, of all partitions, in the order of the offsets, until f
+// fails. It reads everything once, whatever the number of partitions. What is damaged is stepped over. Data is valid
+// during the call.
+func (e *Embedded) Each(ctx context.Context, topic string, f func(partition int32, offset int64, data []byte) error) error {
+	t, err := e.own(topic)
+	if err != nil {
+		return err
+	}
+	if err := t.each(ctx, f); err != nil {
+		return fmt.Errorf("stream: topic %s: %w", topic, err)
+	}
+	return nil
+}
+
+// Held tells from which offset on each group holds each partition of a topic. A group that never called Hold is not in it.
+func (e *Embedded) Held(topic string) (map[string]map[int32]int64, error) {
+	t, err := e.own(topic)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.kept.clone().holds, nil
 }
 
 // Trim drops now what is too old or too much at the given time, as the log does by itself once a minute.

@@ -83,6 +83,29 @@ func (s stored) records(recs []Record, arena []byte, partition int32, from int64
 	return recs, arena, nil
 }
 
+// each calls f for every entry of the batch until it fails; erased ones have nil data.
+func (s stored) each(f func(partition int32, offset int64, data []byte) error) error {
+	first := s.base
+	for body := s.body; len(body) > 0; {
+		r, rest, err := nextRun(body)
+		if err != nil {
+			return err
+		}
+		var failed error
+		err = r.each(first, func(offset int64, data []byte) {
+			if failed == nil {
+				failed = f(r.partition, offset, data)
+			}
+		})
+		if err = errors.Join(failed, err); err != nil {
+			return err
+		}
+		first += r.entries
+		body = rest
+	}
+	return nil
+}
+
 // ends notes in the table, by partition, the offset behind the last entry of each run.
 func (s stored) ends(table []int64) error {
 	first := s.base

@@ -248,7 +248,7 @@ func (w *world) settle(t *testing.T, e *Embedded, kind int) {
 }
 
 func (w *world) erase(t *testing.T, e *Embedded, kind int) error {
-	return e.Rewrite(t.Context(), "facts", func(_ int32, data []byte) ([]byte, bool) {
+	return e.Rewrite(t.Context(), "facts", func(_ int32, _ int64, data []byte) ([]byte, bool) {
 		var k int
 		_, err := fmt.Sscanf(string(data), "%d", &k)
 		return data, err == nil && k != kind

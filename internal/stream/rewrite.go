@@ -27,19 +27,36 @@ const (
 )
 
 // Keep decides over a record when a topic is rewritten: it returns the data to go on with, or
-// false to empty the record. It must not change data, and must answer the same when asked again.
-type Keep func(partition int32, data []byte) ([]byte, bool)
+// false to empty the record. It must not change data, and must answer the same when asked again, also about what it answered:
+// after a crash it is asked about records that are rewritten already.
+type Keep func(partition int32, offset int64, data []byte) ([]byte, bool)
 
 // rewrite replaces each piece in which keep changes something by a file of its own. All records
 // that were durable at the call are looked at.
 func (t *topic) rewrite(ctx context.Context, keep Keep) error {
 	t.chores.Lock()
 	defer t.chores.Unlock()
+	return t.eachSealed(func(i int, p *piece, limit int64) error {
+		changes, err := t.changes(ctx, p, keep)
+		if err != nil || !changes {
+			return err
+		}
+		fresh, err := t.writeAnew(ctx, p, keep)
+		if err != nil {
+			return err
+		}
+		return t.replace(i, fresh, limit)
+	})
+}
+
+// eachSealed seals the active segment and calls f for each piece there is then, with its number and the offset behind
+// it. The chores are held: no piece goes or comes before the active one meanwhile.
+func (t *topic) eachSealed(f func(i int, p *piece, limit int64) error) error {
 	if err := t.roll(); err != nil {
 		return err
 	}
 	active := t.records.Tail().Seg
-	for i := 0; ; i++ { // no piece goes or comes before the active one meanwhile
+	for i := 0; ; i++ {
 		t.mu.RLock()
 		var p *piece
 		var limit int64
@@ -50,21 +67,30 @@ func (t *topic) rewrite(ctx context.Context, keep Keep) error {
 		if p == nil {
 			return nil
 		}
-		changes, err := t.changes(ctx, p, keep)
-		if err != nil {
-			return err
-		}
-		if !changes {
-			continue
-		}
-		fresh, err := t.writeAnew(ctx, p, keep)
-		if err != nil {
-			return err
-		}
-		if err := t.replace(i, fresh, limit); err != nil {
+		if err := f(i, p, limit); err != nil {
 			return err
 		}
 	}
+}
+
+// each calls f for all records that are durable now, in the order of their offsets.
+func (t *topic) each(ctx context.Context, f func(partition int32, offset int64, data []byte) error) error {
+	t.chores.Lock()
+	defer t.chores.Unlock()
+	return t.eachSealed(func(_ int, p *piece, _ int64) error {
+		_, err := t.scan(p, 0, func(s stored) (bool, error) {
+			if err := t.goOn(ctx); err != nil {
+				return false, err
+			}
+			return true, s.each(func(partition int32, offset int64, data []byte) error {
+				if data == nil {
+					return nil
+				}
+				return f(partition, offset, data)
+			})
+		})
+		return err
+	})
 }
 
 // goOn returns an error when a chore has to end.
@@ -83,24 +109,15 @@ func (t *topic) changes(ctx context.Context, p *piece, keep Keep) (changes bool,
 		if err := t.goOn(ctx); err != nil {
 			return false, err
 		}
-		for body := s.body; len(body) > 0; {
-			r, rest, err := nextRun(body)
-			if err != nil {
-				return false, err
+		err := s.each(func(partition int32, offset int64, data []byte) error {
+			if data == nil || changes {
+				return nil
 			}
-			body = rest
-			err = r.each(0, func(_ int64, data []byte) {
-				if data == nil || changes {
-					return
-				}
-				kept, ok := keep(r.partition, data)
-				changes = !ok || !bytes.Equal(kept, data)
-			})
-			if err != nil {
-				return false, err
-			}
-		}
-		return !changes, nil
+			kept, ok := keep(partition, offset, data)
+			changes = !ok || !bytes.Equal(kept, data)
+			return nil
+		})
+		return !changes, err
 	})
 	return changes, err
 }
@@ -180,16 +197,17 @@ func (t *topic) copyKept(ctx context.Context, p, fresh *piece, keep Keep, w *buf
 func appendFrame(b []byte, s stored, keep Keep) ([]byte, error) {
 	b = s.appendTo(append(b, make([]byte, frameHeader)...))
 	var entries []byte
+	first := s.base
 	for body := s.body; len(body) > 0; {
 		r, rest, err := nextRun(body)
 		if err != nil {
 			return nil, err
 		}
 		body, entries = rest, entries[:0]
-		err = r.each(0, func(_ int64, data []byte) {
+		err = r.each(first, func(offset int64, data []byte) {
 			ok := data != nil
 			if ok {
-				data, ok = keep(r.partition, data)
+				data, ok = keep(r.partition, offset, data)
 			}
 			if !ok {
 				entries = append(entries, 0)
@@ -201,6 +219,7 @@ func appendFrame(b []byte, s stored, keep Keep) ([]byte, error) {
 			return nil, err
 		}
 		b = append(appendRunHeader(b, r.partition, int(r.entries), len(entries)), entries...)
+		first += r.entries
 	}
 	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-frameHeader))
 	binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))

@@ -39,7 +39,7 @@ func TestDocument(t *testing.T) {
 		ReasonRequest{}, SuspendRequest{}, Suspension{}, SuspensionsResponse{}, CountResponse{}, ImportResponse{}, LogLevel{}, Stats{}, Info{}, wire.Document{}, wire.Error{},
 		Scope{}, Order{}, OrderRequest{}, OrdersResponse{}, Throttle{}, ThrottlesResponse{}, Source{}, DailyLimit{}, Pool{}, PoolMember{}, Proxy{}, PoolsResponse{},
 		Value{}, Path{}, Explanation{}, Wait{}, MessageExplanation{}, Member{}, ClusterResponse{}, HandoffRequest{}, HandoffTarget{}, HandoffStatus{},
-		PipelineStatus{}, ConsumerStatus{}, ConsumerPartition{}, PipelineAct{}, SQLRequest{}, SQLResponse{}} {
+		PipelineStatus{}, PipelineErasure{}, ConsumerStatus{}, ConsumerPartition{}, PipelineAct{}, SQLRequest{}, SQLResponse{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)
 	}
 	if a, b := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(doc.Components.Schemas)); !slices.Equal(a, b) {

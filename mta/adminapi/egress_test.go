@@ -268,6 +268,16 @@ func exercisePipeline(t *testing.T, c *Client) {
 	if _, err := c.ActOnConsumer(ctx, PipelineAct{Consumer: "nobody", Action: "stop"}); err == nil || !strings.Contains(err.Error(), `no consumer "nobody"`) {
 		t.Errorf("unknown consumer: %v", err)
 	}
+	one, at := 1, int64(7)
+	for _, bad := range []PipelineAct{{Action: "skip", Partition: &one}, {Action: "skip", Offset: &at}, {Action: "start", Offset: &at}} {
+		bad.Consumer = "account"
+		if _, err := c.ActOnConsumer(ctx, bad); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+	if _, err := c.ActOnConsumer(ctx, PipelineAct{Consumer: "account", Action: "skip", Partition: &one, Offset: &at}); err != nil {
+		t.Error(err)
+	}
 	if _, err := c.ActOnConsumer(ctx, PipelineAct{Consumer: "account", Action: "explode"}); err == nil {
 		t.Error("an unknown action is taken")
 	}

@@ -35,6 +35,19 @@ var ErrPipeline = errors.New("the pipeline refuses it")
 type PipelineStatus struct {
 	Path      string           `json:"path" doc:"Folder of logs and state."`
 	Consumers []ConsumerStatus `json:"consumers" doc:"In the order in which records pass them; consumers of the second log are independent of each other."`
+	Erasure   *PipelineErasure `json:"erasure,omitempty" doc:"How taking deleted profiles out of the logs is doing; absent where the logs are in Kafka."`
+}
+
+// PipelineErasure tells how taking deleted profiles out of the logs is doing.
+type PipelineErasure struct {
+	Waiting  int       `json:"waiting" doc:"Deleted profiles whose records are not erased from the logs yet."`
+	Oldest   time.Time `json:"oldest,omitzero" doc:"When the oldest of these deletions was accepted."`
+	Due      time.Time `json:"due,omitzero" doc:"When it has to be erased: pipeline.erase.within later."`
+	Running  bool      `json:"running" doc:"Whether segments are being rewritten now."`
+	Error    string    `json:"error,omitempty" doc:"What the last pass could not be finished for; it is tried again each minute."`
+	Last     time.Time `json:"last,omitzero" doc:"When the last pass was finished."`
+	Profiles int       `json:"profiles" doc:"Deleted profiles that it erased."`
+	Records  int       `json:"records" doc:"Records of both logs that it erased."`
 }
 
 // ConsumerStatus is one consumer.
@@ -54,13 +67,16 @@ type ConsumerPartition struct {
 	Seconds   float64   `json:"lag_seconds" doc:"Age of the oldest record that is not applied."`
 	Snapshot  time.Time `json:"snapshot,omitzero" doc:"When the newest snapshot was taken."`
 	Error     string    `json:"error,omitempty" doc:"What keeps it from going on; it tries again."`
+	StuckAt   *int64    `json:"stuck_at,omitempty" doc:"Offset of the one record that it fails at, once that is found."`
+	Skipped   []int64   `json:"skipped,omitempty" doc:"Offsets of records that an operator made it skip."`
 }
 
 // PipelineAct is something to do to a consumer.
 type PipelineAct struct {
 	Consumer  string `json:"consumer" doc:"identity, customer, account or warehouse."`
-	Action    string `json:"action" enum:"stop,start,snapshot,rebuild" doc:"stop and start it; take a snapshot; rebuild the state of a partition from the newest snapshot and the log."`
-	Partition *int   `json:"partition,omitempty" doc:"Of snapshot and rebuild; absent: all."`
+	Action    string `json:"action" enum:"stop,start,snapshot,rebuild,skip" doc:"stop and start it; take a snapshot; rebuild the state of a partition from the newest snapshot and the log; skip the record that it is stuck at."`
+	Partition *int   `json:"partition,omitempty" doc:"Of snapshot and rebuild; absent: all. Required to skip."`
+	Offset    *int64 `json:"offset,omitempty" doc:"Of the record to skip. It is refused unless the consumer is stuck at exactly this one."`
 }
 
 // What can be done to a consumer.
@@ -69,6 +85,7 @@ const (
 	ActStart    = "start"
 	ActSnapshot = "snapshot"
 	ActRebuild  = "rebuild"
+	ActSkip     = "skip"
 )
 
 // Rows that an answer of the warehouse has, by default and at most.
@@ -107,7 +124,7 @@ func (s *Server) pipelineEndpoints() []endpoint {
 	return []endpoint{
 		{op(http.MethodGet, PathPipeline, "getPipeline", "Tell how far the consumers of the pipeline are.", nil,
 			answers(200, PipelineStatus{}, 501)), needs(have, noPipeline, s.getPipeline)},
-		{op(http.MethodPost, PathPipelineAct, "actOnConsumer", "Stop or start a consumer, take a snapshot, rebuild its state.", PipelineAct{},
+		{op(http.MethodPost, PathPipelineAct, "actOnConsumer", "Stop or start a consumer, take a snapshot, rebuild its state, skip the record that it is stuck at.", PipelineAct{},
 			answers(200, PipelineStatus{}, append([]int{409, 501}, inputErrors...)...)), needs(have, noPipeline, s.postPipelineAct)},
 		{op(http.MethodPost, PathPipelineSQL, "askWarehouse", "Ask the warehouse by SQL.", SQLRequest{},
 			answers(200, SQLResponse{}, append([]int{409, 501}, inputErrors...)...)), needs(have, noPipeline, s.postPipelineSQL)},
@@ -124,13 +141,29 @@ func (s *Server) postPipelineAct(c *call) *wire.Problem {
 	if p != nil {
 		return p
 	}
-	if !slices.Contains([]string{ActStop, ActStart, ActSnapshot, ActRebuild}, in.Action) {
-		return invalid("/action", wire.CodeInvalidValue, "is not stop, start, snapshot or rebuild")
+	if !slices.Contains([]string{ActStop, ActStart, ActSnapshot, ActRebuild, ActSkip}, in.Action) {
+		return invalid("/action", wire.CodeInvalidValue, "is not stop, start, snapshot, rebuild or skip")
+	}
+	if p := checkSkip(in); p != nil {
+		return p
 	}
 	if err := s.deps.Pipeline.PipelineAct(c.r.Context(), *in); err != nil {
 		return s.pipeline(c, nil, err)
 	}
 	return s.getPipeline(c)
+}
+
+// checkSkip sees to it that one record is named, and only to skip it.
+func checkSkip(in *PipelineAct) *wire.Problem {
+	switch {
+	case in.Action == ActSkip && in.Partition == nil:
+		return invalid("/partition", wire.CodeInvalidValue, "is required to skip a record")
+	case in.Action == ActSkip && in.Offset == nil:
+		return invalid("/offset", wire.CodeInvalidValue, "is required to skip a record")
+	case in.Action != ActSkip && in.Offset != nil:
+		return invalid("/offset", wire.CodeInvalidValue, "is only for skip")
+	}
+	return nil
 }
 
 func (s *Server) postPipelineSQL(c *call) *wire.Problem {
@@ -165,7 +198,7 @@ func (c *Client) Pipeline(ctx context.Context) (*PipelineStatus, error) {
 	return invoke[PipelineStatus](ctx, c, true, http.MethodGet, PathPipeline, nil, nil)
 }
 
-// ActOnConsumer stops, starts, snapshots or rebuilds.
+// ActOnConsumer stops, starts, snapshots, rebuilds or skips.
 func (c *Client) ActOnConsumer(ctx context.Context, r PipelineAct) (*PipelineStatus, error) {
 	return invoke[PipelineStatus](ctx, c, false, http.MethodPost, PathPipelineAct, nil, r)
 }

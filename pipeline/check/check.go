@@ -62,6 +62,7 @@ type Recount struct {
 	Events   int64 // events in them
 	Distinct int64 // that count
 	Merges   int
+	Skipped  int64 // records that were left out
 	rows     map[Key]*tally
 	tenants  map[string]bool
 	seen     map[[16]byte]struct{}
@@ -108,20 +109,30 @@ type Options struct {
 	Shard, Shards uint64
 	// UIDs are remembered, for Has.
 	UIDs bool
+	// Skip tells of records that the account level was not given; nil: of none. What a skipped part of a merged profile's
+	// state had is not known here, so its counts differ.
+	Skip func(partition int32, offset int64) bool
 }
 
 // Count reads all facts that are there now.
 func Count(ctx context.Context, facts stream.Topic, o Options) (*Recount, error) {
 	o.Shards = max(o.Shards, 1)
-	merged, err := merges(ctx, facts)
+	if o.Skip == nil {
+		o.Skip = func(int32, int64) bool { return false }
+	}
+	merged, err := merges(ctx, facts, o.Skip)
 	if err != nil {
 		return nil, err
 	}
 	r := &Recount{Merges: len(merged), rows: map[Key]*tally{}, tenants: map[string]bool{}, seen: map[[16]byte]struct{}{}, uids: map[string]struct{}{}}
 	dense := map[fact.ProfileID]uint32{}
 	origins := map[origin]fact.Origin{}
-	err = each(ctx, facts, func(partition int32, f *fact.Fact) {
+	err = each(ctx, facts, o.Skip, func(partition int32, offset int64, f *fact.Fact) {
 		r.Facts++
+		if o.Skip(partition, offset) {
+			r.Skipped++
+			return
+		}
 		if f.From.N > 0 { // a stage that crashed says again what it said
 			from := origin{partition, f.From.Stage, f.From.Partition}
 			if last := origins[from]; f.From.Offset < last.Offset || f.From.Offset == last.Offset && f.From.N <= last.N {
@@ -285,14 +296,22 @@ func (r *Recount) Compare(rows func(func(Row) error) error, most int) (found []e
 // Rows is how many counts the log makes.
 func (r *Recount) Rows() int { return len(r.rows) }
 
-// merges finds which profile became which.
-func merges(ctx context.Context, facts stream.Topic) (map[fact.ProfileID]fact.ProfileID, error) {
+// merges finds which profile became which. A merge that lacks a marker is never made.
+func merges(ctx context.Context, facts stream.Topic, skip func(int32, int64) bool) (map[fact.ProfileID]fact.ProfileID, error) {
 	to := map[fact.ProfileID]fact.ProfileID{}
-	err := each(ctx, facts, func(_ int32, f *fact.Fact) {
-		if f.Kind == fact.KindMarker && !f.Merge.Destination.IsZero() {
-			to[f.Merge.Source] = f.Merge.Destination
+	var never []fact.ProfileID
+	err := each(ctx, facts, skip, func(partition int32, offset int64, f *fact.Fact) {
+		if f.Kind != fact.KindMarker || f.Merge == nil || f.Merge.Destination.IsZero() {
+			return
+		}
+		to[f.Merge.Source] = f.Merge.Destination
+		if skip(partition, offset) {
+			never = append(never, f.Merge.Source)
 		}
 	})
+	for _, p := range never {
+		delete(to, p)
+	}
 	return to, err
 }
 
@@ -308,16 +327,16 @@ func canonical(to map[fact.ProfileID]fact.ProfileID, p fact.ProfileID) fact.Prof
 }
 
 // each calls f for every fact that is there now.
-func each(ctx context.Context, facts stream.Topic, f func(partition int32, f *fact.Fact)) error {
+func each(ctx context.Context, facts stream.Topic, skip func(int32, int64) bool, f func(partition int32, offset int64, f *fact.Fact)) error {
 	for p := range facts.Partitions() {
-		if err := eachOf(ctx, facts, p, f); err != nil {
+		if err := eachOf(ctx, facts, skip, p, f); err != nil {
 			return fmt.Errorf("partition %d: %w", p, err)
 		}
 	}
 	return nil
 }
 
-func eachOf(ctx context.Context, facts stream.Topic, p int32, f func(int32, *fact.Fact)) (err error) {
+func eachOf(ctx context.Context, facts stream.Topic, skip func(int32, int64) bool, p int32, f func(int32, int64, *fact.Fact)) (err error) {
 	end, err := facts.End(ctx, p)
 	if err != nil {
 		return err
@@ -342,10 +361,10 @@ func eachOf(ctx context.Context, facts stream.Topic, p int32, f func(int32, *fac
 				return nil
 			}
 			var one fact.Fact
-			if err := one.Parse(r.Data); err != nil {
+			if err := one.Parse(r.Data); err != nil && !skip(p, r.Offset) {
 				return fmt.Errorf("offset %d: %w", r.Offset, err)
 			}
-			f(p, &one)
+			f(p, r.Offset, &one)
 		}
 	}
 }

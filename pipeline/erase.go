@@ -1,0 +1,81 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/godwit-mta/godwit/internal/keyed"
+	"github.com/godwit-mta/godwit/internal/stream"
+	"github.com/godwit-mta/godwit/pipeline/erase"
+	"github.com/godwit-mta/godwit/pipeline/identity"
+)
+
+// openErase makes what takes deleted profiles out of the logs, where the logs are ours.
+func (p *Pipeline) openErase() (err error) {
+	log, ours := p.logs.(*stream.Embedded)
+	if !ours {
+		p.log.Warn("the logs are in Kafka: records of deleted profiles are not erased there but stay until the brokers drop them; "+
+			"the retention of both topics must not be longer than what is promised to those who are deleted", "topics", []string{topicIntake, topicFacts})
+		return nil
+	}
+	if p.o.Log.Spares > 0 {
+		p.log.Warn("segment files are used again (pipeline.log.spares): what was erased stays readable in them until it is written over; 0 avoids that")
+	}
+	d := erase.Deps{Log: log, Intake: p.intake, Facts: p.facts, Logger: p.d.Logger, Registerer: p.d.Registerer, Now: p.d.now, Seal: identity.Seal}
+	for _, c := range p.consumers() {
+		input := topicFacts
+		if c.name == consumerIdentity {
+			input = topicIntake
+		}
+		d.Consumers = append(d.Consumers, erase.Consumer{Name: c.name, Input: input,
+			Committed: func(context.Context) ([]int64, error) { return committed(c.worker, p.intake.Partitions()), nil },
+			Renew:     func(ctx context.Context) error { return snapshots(ctx, c.worker, p.intake.Partitions()) }})
+	}
+	if p.filler != nil {
+		d.Consumers = append(d.Consumers, erase.Consumer{Name: consumerWarehouse, Input: topicFacts, Committed: p.stored})
+	}
+	p.eraser, err = erase.New(filepath.Join(p.o.Path, "erase"), p.o.Erase, d)
+	return err
+}
+
+// committed is how far a worker's state is, by partition.
+func committed(w *keyed.Worker, partitions int32) []int64 {
+	out := make([]int64, partitions)
+	for q := range partitions {
+		out[q] = w.Committed(q)
+	}
+	return out
+}
+
+// snapshots takes one of each partition.
+func snapshots(ctx context.Context, w *keyed.Worker, partitions int32) error {
+	var errs []error
+	for q := range partitions {
+		errs = append(errs, w.Snapshot(ctx, q))
+	}
+	return errors.Join(errs...)
+}
+
+// stored is how far the warehouse is, by partition.
+func (p *Pipeline) stored(ctx context.Context) ([]int64, error) {
+	all, err := p.filler.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("warehouse: %w", err)
+	}
+	out := make([]int64, len(all))
+	for i, s := range all {
+		out[i] = s.Stored
+	}
+	return out, nil
+}
+
+// Erasure tells how the erasing of deleted profiles from the logs is doing; nil where the logs are in Kafka.
+func (p *Pipeline) Erasure() *erase.Status {
+	if p.eraser == nil {
+		return nil
+	}
+	s := p.eraser.Status()
+	return &s
+}
