@@ -143,7 +143,7 @@ func (c *consumer) apply(ctx context.Context, recs []stream.Record) error {
 	if !c.dirty {
 		c.dirty, c.first = true, first.Offset
 		c.p.begins(first.Appended)
-		if w := c.p.w.s.Window; w > 0 {
+		if w := c.p.w.window(time.Now()); w > 0 {
 			c.due = time.Now().Add(w)
 			c.window, c.cancel = context.WithDeadline(ctx, c.due)
 		}
@@ -171,7 +171,18 @@ const turnWait = 100 * time.Millisecond
 const (
 	behindMost = 300 * time.Millisecond
 	hurryFor   = 500 * time.Millisecond
+	// hurriedWindow is how many times as long a window is then.
+	hurriedWindow = 4
 )
+
+// window is how long changes are collected: longer while a stage is behind, since that saves work; otherwise
+// the commit itself is to be short, for records wait for it.
+func (w *Worker) window(now time.Time) time.Duration {
+	if now.UnixNano() < w.memory.hurry.Load() {
+		return w.s.Window * hurriedWindow
+	}
+	return w.s.Window
+}
 
 // inTurn calls f when one of the turns of the process is free: what is applied must leave a CPU to requests, or each of them waits until
 // the scheduler takes one from a stage. Turns go in the order in which they were asked for.

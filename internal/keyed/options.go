@@ -36,7 +36,7 @@ type Options struct {
 // DefaultOptions lack only the folders.
 func DefaultOptions() Options {
 	return Options{
-		Window:        units.Duration(3 * time.Second),
+		Window:        units.Duration(750 * time.Millisecond),
 		SnapshotEvery: units.Duration(5 * time.Minute),
 		Cache:         768 << 20,
 		MemTable:      16 << 20,
