@@ -81,10 +81,7 @@ func (s *Store) leave() {
 }
 
 // Get returns a copy of a value, or ErrNotFound.
-func (s *Store) Get(key []byte) ([]byte, error) { return s.get(key, nil) }
-
-// get copies a value into memory of a, or of its own without one.
-func (s *Store) get(key []byte, a *arena) ([]byte, error) {
+func (s *Store) Get(key []byte) ([]byte, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
@@ -96,19 +93,11 @@ func (s *Store) get(key []byte, a *arena) ([]byte, error) {
 	if err != nil {
 		return nil, s.failed(err)
 	}
-	var out []byte
-	if a != nil {
-		out = a.copy(v)
-	} else {
-		out = append([]byte{}, v...)
-	}
-	return out, closer.Close()
+	return append([]byte{}, v...), closer.Close()
 }
 
 // Has reports whether a key is there.
-func (s *Store) Has(key []byte) (bool, error) { return s.has(key) }
-
-func (s *Store) has(key []byte) (bool, error) {
+func (s *Store) Has(key []byte) (bool, error) {
 	if err := s.enter(); err != nil {
 		return false, err
 	}

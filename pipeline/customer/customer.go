@@ -37,7 +37,7 @@ type Options struct {
 	Dedupe         units.Duration `toml:"dedupe" doc:"How long each event is kept by itself at least, counted from its arrival: a second one with its unique_id is told apart for so long."`
 	KeepProperties bool           `toml:"keep_properties" doc:"Keep the properties of each event as long as the event, for reading a profile's events."`
 	MaxProfile     units.Size     `toml:"max_profile" doc:"Largest profile. A change of attributes and properties that would make it larger is not taken, and counted."`
-	Known          int            `toml:"known_profiles" doc:"Profiles of each partition whose state is kept in memory, about 50 bytes each."`
+	Known          int            `toml:"known_profiles" doc:"Profiles of each partition whose state is kept in memory, about 72 bytes each."`
 }
 
 // DefaultOptions returns the defaults.

@@ -442,31 +442,6 @@ func (b *bench) query(ctx context.Context) error {
 	})
 }
 
-// someProfiles finds ids of profiles that have events, and a metric.
-func (p *pipe) someProfiles(ctx context.Context, n int) (ids []string, metric string, err error) {
-	var list struct {
-		Data []struct {
-			ID string `json:"id"`
-		} `json:"data"`
-	}
-	for i := 0; len(ids) < n && i < 20*n; i++ {
-		path := fmt.Sprintf("/api/profiles?filter=equals(email,%%22%s%%22)", crowd.EmailOf(i))
-		if err := p.api(ctx, http.MethodGet, path, "", &list); err != nil {
-			return nil, "", err
-		}
-		for _, d := range list.Data {
-			ids = append(ids, d.ID)
-		}
-	}
-	if err := p.api(ctx, http.MethodGet, "/api/metrics", "", &list); err != nil {
-		return nil, "", err
-	}
-	if len(ids) == 0 || len(list.Data) == 0 {
-		return nil, "", errors.New("no profiles or metrics are there")
-	}
-	return ids, list.Data[0].ID, nil
-}
-
 // beside measures while events come in at a moderate rate.
 func (b *bench) beside(ctx context.Context, name string, f func(context.Context, *pipe) error) error {
 	p, err := b.newPipe(ctx, name)

@@ -60,6 +60,31 @@ func (p *pipe) populate(ctx context.Context) error {
 	return nil
 }
 
+// someProfiles finds ids of profiles that have events, and a metric.
+func (p *pipe) someProfiles(ctx context.Context, n int) (ids []string, metric string, err error) {
+	var list struct {
+		Data []struct {
+			ID string `json:"id"`
+		} `json:"data"`
+	}
+	for i := 0; len(ids) < n && i < 20*n; i++ {
+		path := fmt.Sprintf("/api/profiles?filter=equals(email,%%22%s%%22)", crowd.EmailOf(i))
+		if err := p.api(ctx, http.MethodGet, path, "", &list); err != nil {
+			return nil, "", err
+		}
+		for _, d := range list.Data {
+			ids = append(ids, d.ID)
+		}
+	}
+	if err := p.api(ctx, http.MethodGet, "/api/metrics", "", &list); err != nil {
+		return nil, "", err
+	}
+	if len(ids) == 0 || len(list.Data) == 0 {
+		return nil, "", errors.New("no profiles or metrics are there")
+	}
+	return ids, list.Data[0].ID, nil
+}
+
 // api is one call of the pipeline's HTTP API.
 func (p *pipe) api(ctx context.Context, method, path, body string, out any) error {
 	r, err := http.NewRequestWithContext(ctx, method, "http://"+p.pipeline+path, strings.NewReader(body))
