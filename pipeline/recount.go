@@ -2,12 +2,12 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/keyed"
+	"github.com/godwit-mta/godwit/internal/stream"
 	"github.com/godwit-mta/godwit/pipeline/account"
 	"github.com/godwit-mta/godwit/pipeline/check"
 	"github.com/godwit-mta/godwit/pipeline/erase"
@@ -33,8 +33,13 @@ func (r *Recounted) OK() bool { return r.Different == 0 && r.Missing == 0 }
 // mostShown bounds how many differences are told.
 const mostShown = 20
 
-// Recount runs the consumers until they have applied the logs, counts everything again and compares. acked
-// are events that must be there, as "tenant unique-id". The API is not started. done is told how much of it is done, from 0 to 1.
+// shardRecords is how many records of the log are counted at once: at about 100 bytes for each with its events' labels, beside
+// what the account level's reader holds, that takes 1 to 3 GiB.
+const shardRecords = 8 << 20
+
+// Recount runs the consumers until they have applied the logs, counts everything again and compares, in at least so many shards
+// of the metrics; in more if the log is long. acked are events that must be there, as "tenant unique-id". The API is not
+// started. done is told how much of it is done, from 0 to 1.
 func (p *Pipeline) Recount(ctx context.Context, acked []string, shards uint64, done func(float64)) (*Recounted, error) {
 	running, cancel := context.WithCancel(ctx)
 	p.stop = cancel
@@ -48,40 +53,87 @@ func (p *Pipeline) Recount(ctx context.Context, acked []string, shards uint64, d
 	if err := p.settle(ctx); err != nil {
 		return nil, err
 	}
-	out := &Recounted{}
-	zone := func(tenant string) *time.Location { return p.counts.Zone(tenant) }
-	found := make([]bool, len(acked))
-	for shard := range shards {
-		r, err := check.Count(ctx, p.facts, check.Options{Zone: zone, Shard: shard, Shards: shards, UIDs: len(acked) > 0, Skip: p.skips.skipsFact})
-		if err != nil {
-			return nil, err
-		}
-		out.Facts, out.Events, out.Merges = r.Facts, r.Events, r.Merges
-		out.Skipped = r.Skipped
-		out.Distinct += r.Distinct
-		out.Counts += r.Rows()
-		rows := func(f func(check.Row) error) error { return p.final(ctx, r.Tenants(), shard, shards, f) }
-		first, n, err := r.Compare(rows, mostShown-len(out.First))
-		if err != nil {
-			return nil, err
-		}
-		out.Different += n
-		for _, e := range first {
-			out.First = append(out.First, e.Error())
-		}
-		for i := range acked {
-			found[i] = found[i] || r.Has(acked[i]) || r.Has(erasedAck(acked[i]))
-		}
-		done(float64(shard+1) / float64(shards))
+	records, err := p.recordsOf(ctx, p.facts)
+	if err != nil {
+		return nil, err
 	}
-	for i, is := range found {
-		if !is {
-			if out.Missing++; len(out.First) < mostShown {
-				out.First = append(out.First, "acknowledged and not in the log: "+acked[i])
-			}
+	shards = max(shards, 1, uint64(records+shardRecords-1)/shardRecords)
+	o := check.Options{Zone: p.counts.Zone, Shards: shards, Wanted: wanted(acked), Skip: p.skips.skipsFact}
+	out := &Recounted{}
+	for o.Shard = range shards {
+		if err := p.recount(ctx, o, acked, out); err != nil {
+			return nil, err
 		}
+		done(float64(o.Shard+1) / float64(shards))
 	}
 	return out, nil
+}
+
+// recount counts and compares one shard.
+func (p *Pipeline) recount(ctx context.Context, o check.Options, acked []string, out *Recounted) error {
+	facts := p.facts
+	if w, is := facts.(*watched); is {
+		facts = w.Topic // an embedded one is read faster as such
+	}
+	r, err := check.Count(ctx, facts, o)
+	if err != nil {
+		return err
+	}
+	c, err := r.Compare(ctx, finals{p.counts}, mostShown-len(out.First))
+	if err != nil {
+		return err
+	}
+	out.Facts, out.Events, out.Merges, out.Skipped = r.Facts, r.Events, r.Merges, r.Skipped
+	out.Distinct += r.Distinct
+	out.Counts += c.Counts
+	out.Different += c.Different
+	for _, e := range c.First {
+		out.First = append(out.First, e.Error())
+	}
+	if o.Shard+1 < o.Shards {
+		return nil
+	}
+	for _, event := range acked { // each pass looks for all of them
+		if r.Has(event) || r.Has(erasedAck(event)) {
+			continue
+		}
+		if out.Missing++; len(out.First) < mostShown {
+			out.First = append(out.First, "acknowledged and not in the log: "+event)
+		}
+	}
+	return nil
+}
+
+// recordsOf is at least how many records a log has.
+func (p *Pipeline) recordsOf(ctx context.Context, t stream.Topic) (int64, error) {
+	var sum, first, last int64
+	for part := range t.Partitions() {
+		start, err := t.Start(ctx, part)
+		if err != nil {
+			return 0, err
+		}
+		end, err := t.End(ctx, part)
+		if err != nil {
+			return 0, err
+		}
+		if sum += end - start; part == 0 || start < first {
+			first = start
+		}
+		last = max(last, end)
+	}
+	if _, embedded := p.logs.(*stream.Embedded); embedded {
+		return last - first, nil // its partitions share one range of offsets
+	}
+	return sum, nil
+}
+
+// wanted are the names that acknowledged events may have in the log.
+func wanted(acked []string) map[string]bool {
+	names := make(map[string]bool, 2*len(acked))
+	for _, event := range acked {
+		names[event], names[erasedAck(event)] = true, true
+	}
+	return names
 }
 
 // erasedAck is what an acknowledged event is called once its profile is erased.
@@ -114,28 +166,26 @@ func (p *Pipeline) settle(ctx context.Context) error {
 	return nil
 }
 
-// final calls f for what the account level says of the metrics of a shard.
-func (p *Pipeline) final(ctx context.Context, tenants []string, shard, shards uint64, f func(check.Row) error) error {
-	intervals := map[check.Interval]account.Interval{check.Hour: account.Hour, check.Day: account.Day, check.Month: account.Month}
-	for _, tenant := range tenants {
-		metrics, err := p.counts.Metrics(ctx, tenant)
-		if err != nil {
-			return err
-		}
-		for _, m := range metrics {
-			if !check.InShard(m.ID, shard, shards) {
-				continue
-			}
-			for theirs, ours := range intervals {
-				err := p.counts.Each(ctx, tenant, m.ID, ours, func(x account.Final) error {
-					return f(check.Row{Key: check.Key{Tenant: fact.TenantIDOf(tenant), Metric: m.ID, Dim: x.Dimension, Value: x.Value, Interval: theirs, Bucket: x.Start.Unix()},
-						Count: x.Count, Sum: x.Sum.Big(), Unique: x.Unique})
-				})
-				if err != nil {
-					return errors.Join(fmt.Errorf("metric %v of %s", m.ID, tenant), err)
-				}
-			}
-		}
+// finals is what the account level says, for the recount.
+type finals struct{ counts *account.Reader }
+
+// Metrics implements check.Counts.
+func (f finals) Metrics(ctx context.Context, tenant string) (ids []fact.MetricID, err error) {
+	all, err := f.counts.Metrics(ctx, tenant)
+	for _, m := range all {
+		ids = append(ids, m.ID)
+	}
+	return ids, err
+}
+
+// Each implements check.Counts.
+func (f finals) Each(ctx context.Context, tenant string, metric fact.MetricID, interval check.Interval, each func(check.Row) error) error {
+	ours := map[check.Interval]account.Interval{check.Hour: account.Hour, check.Day: account.Day, check.Month: account.Month}[interval]
+	err := f.counts.Each(ctx, tenant, metric, ours, func(x account.Final) error {
+		return each(check.Row{Dim: x.Dimension, Value: x.Value, Bucket: x.Start.Unix(), Count: x.Count, Sum: check.Sum(x.Sum), Unique: x.Unique})
+	})
+	if err != nil {
+		return fmt.Errorf("metric %v of %s: %w", metric, tenant, err)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 type pipelineCheckCmd struct {
 	Config string `short:"c" required:"" type:"existingfile" placeholder:"FILE" help:"The server's configuration."`
 	Acks   string `type:"existingfile" placeholder:"FILE" help:"Events that must be in the log: lines of tenant and unique id."`
-	Shards uint64 `default:"1" placeholder:"N" help:"Count in so many parts, for less memory."`
+	Shards uint64 `default:"1" placeholder:"N" help:"Count in at least so many parts, for less memory; a long log is counted in more."`
 	JSON   bool   `name:"json" help:"Print JSON."`
 }
 

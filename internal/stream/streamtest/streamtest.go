@@ -38,7 +38,7 @@ func Test(t *testing.T, make func(t *testing.T) Kit) {
 		{"order", (*suite).order}, {"bounds", (*suite).bounds}, {"sizes", (*suite).sizes}, {"waiting", (*suite).waiting},
 		{"refusals", (*suite).refusals}, {"model", (*suite).model}, {"reopen", (*suite).reopen}, {"run", (*suite).run},
 		{"run error", (*suite).runError}, {"handover", (*suite).handover}, {"retention", (*suite).retention},
-		{"hold", (*suite).hold}, {"closing", (*suite).closing},
+		{"hold", (*suite).hold}, {"sweep", (*suite).sweep}, {"closing", (*suite).closing},
 	}
 	for _, p := range parts {
 		t.Run(p.name, func(t *testing.T) {
