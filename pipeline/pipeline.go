@@ -161,7 +161,7 @@ func (p *Pipeline) stages() (err error) {
 	if err != nil {
 		return err
 	}
-	if p.account, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerAccount, Input: p.facts, Window: state.Window.D(), Version: account.Version, Merger: account.Merger{}, Heavy: 2, New: p.skips.around(consumerAccount, ac)}, kd); err != nil {
+	if p.account, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerAccount, Input: p.facts, Window: state.Window.D(), Version: account.Version, Merger: account.Merger{}, Heavy: 4, New: p.skips.around(consumerAccount, ac)}, kd); err != nil {
 		return err
 	}
 	p.counts, err = account.NewReader(o.Account, behind(p.account.Processor), p.facts.Partitions())

@@ -14,6 +14,7 @@ import (
 // goroutine of run) without mu; asking keeps it from going away meanwhile.
 type compactions struct {
 	most int
+	wait func() bool   // others need the CPU more, but than those of a store that is far behind
 	poke chan struct{} // has an element when there may be something to grant
 	stop chan struct{}
 	done sync.WaitGroup
@@ -36,8 +37,8 @@ type turn struct {
 // lookAgain is how often waiting compactions are looked for without a reason.
 const lookAgain = 100 * time.Millisecond
 
-func newCompactions(most int) *compactions {
-	c := &compactions{most: most, poke: make(chan struct{}, 1), stop: make(chan struct{})}
+func newCompactions(most int, wait func() bool) *compactions {
+	c := &compactions{most: most, wait: wait, poke: make(chan struct{}, 1), stop: make(chan struct{})}
 	c.settled.L = &c.mu
 	c.done.Go(c.run)
 	return c
@@ -85,14 +86,14 @@ func (t *turn) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	return true, t
 }
 
-// may reports whether the store may start a compaction. One that is so far behind that Pebble would run two does
-// not have to wait for the others: its writes would stall. mu is held.
+// may reports whether the store may start a compaction. One that is so far behind that Pebble would run two
+// does not have to wait for others: its writes would stall. mu is held.
 func (t *turn) may() bool {
 	if t.gone {
 		return false
 	}
 	allowed := t.db.GetAllowedWithoutPermission()
-	return t.running < allowed && (t.c.running < t.c.most || allowed > 1)
+	return t.running < allowed && (t.c.running < t.c.most && !t.c.wait() || allowed > 1)
 }
 
 func (t *turn) take(n int) {

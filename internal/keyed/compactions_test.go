@@ -75,7 +75,7 @@ func (d *todo) try() {
 
 func TestCompactionsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCompactions(1)
+		c := newCompactions(1, func() bool { return false })
 		defer c.close()
 		var dbs []*todo
 		for i := range 4 {
@@ -146,7 +146,7 @@ func TestStoresShareCompactions(t *testing.T) {
 		all.Go(func() {
 			tx := s.Begin(stream.Assignment{})
 			defer func() { _ = tx.drop() }()
-			for j := range 200 {
+			for j := range 600 {
 				for k := range 50 {
 					if err := tx.Put(fmt.Appendf(nil, "%d/%d", k, j%70), make([]byte, 500)); err != nil {
 						t.Error(err)
@@ -156,7 +156,7 @@ func TestStoresShareCompactions(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			for deadline := time.Now().Add(10 * time.Second); s.Usage().ReadAmp > 8 || s.Usage().Compacts == 0; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(10 * time.Second); s.Usage().ReadAmp > 24 || s.Usage().Compacts == 0; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Errorf("store %d is never compacted: %+v", i, s.Usage())
 					return
@@ -165,4 +165,40 @@ func TestStoresShareCompactions(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+func TestCompactionsWaitForStagesThatAreBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var behind atomic.Bool
+		behind.Store(true)
+		c := newCompactions(1, behind.Load)
+		defer c.close()
+		d := &todo{t: t, turn: c.turn(), left: 3}
+		d.turn.Register(2, d)
+		left := func(want int, when string) {
+			t.Helper()
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.left != want {
+				t.Errorf("%s: %d are left, not %d", when, d.left, want)
+			}
+		}
+		d.try()
+		left(3, "while a stage is behind")
+		d.urgent.Store(1)
+		left(0, "for a store that is far behind")
+		d.urgent.Store(0)
+		d.mu.Lock()
+		d.left = 2
+		d.mu.Unlock()
+		left(2, "while a stage is behind")
+		behind.Store(false)
+		left(0, "later")
+		d.turn.Unregister()
+		d.mu.Lock()
+		d.closed = true
+		d.mu.Unlock()
+	})
 }

@@ -33,9 +33,11 @@ type consumer struct {
 	tx     *Tx
 	proc   Processor
 	reader stream.Reader
-	next   int64 // records before it are applied
-	first  int64 // the first record that is applied and not committed
-	dirty  bool  // something is applied and not committed
+	next   int64     // records before it are applied
+	first  int64     // the first record that is applied and not committed
+	dirty  bool      // something is applied and not committed
+	opened time.Time // when the first of them was
+	rate   float64   // of records a second, in the window before
 	due    time.Time
 	window context.Context // ends when due
 	cancel context.CancelFunc
@@ -143,8 +145,9 @@ func (c *consumer) apply(ctx context.Context, recs []stream.Record) error {
 	if !c.dirty {
 		c.dirty, c.first = true, first.Offset
 		c.p.begins(first.Appended)
-		if w := c.p.w.window(time.Now()); w > 0 {
-			c.due = time.Now().Add(w)
+		c.opened = time.Now()
+		if w := c.length(); w > 0 {
+			c.due = c.opened.Add(w)
 			c.window, c.cancel = context.WithDeadline(ctx, c.due)
 		}
 	}
@@ -169,19 +172,25 @@ const turnWait = 100 * time.Millisecond
 // behindMost is how old a record may be before its stage is behind. Then all of them use, for hurryFor, the CPU that is otherwise left to
 // requests: these come in no faster than they are applied.
 const (
-	behindMost = 300 * time.Millisecond
+	behindMost = 200 * time.Millisecond
 	hurryFor   = 500 * time.Millisecond
-	// hurriedWindow is how many times as long a window is then.
-	hurriedWindow = 4
 )
 
-// window is how long changes are collected: longer while a stage is behind, since that saves work; otherwise
-// the commit itself is to be short, for records wait for it.
-func (w *Worker) window(now time.Time) time.Duration {
-	if now.UnixNano() < w.memory.hurry.Load() {
-		return w.s.Window * hurriedWindow
+const (
+	// slowRate is of records a second in a partition, up to which a window is as long as it is set.
+	slowRate = 6000
+	// longest is how many times as long it is at most.
+	longest = 3
+)
+
+// length is how long changes are collected. The more come, the longer, since that saves work, and while a stage is behind; otherwise the
+// commit itself is to be short, for records wait for it.
+func (c *consumer) length() time.Duration {
+	w := c.p.w
+	if w.memory.Behind() {
+		return w.s.Window * longest
 	}
-	return w.s.Window
+	return time.Duration(float64(w.s.Window) * min(max(1, c.rate/slowRate), longest))
 }
 
 // inTurn calls f when one of the turns of the process is free: what is applied must leave a CPU to requests, or each of them waits until
@@ -195,7 +204,7 @@ func (c *consumer) inTurn(ctx context.Context, f func() error) error {
 	default:
 	}
 	var extra chan struct{} // nil is never free
-	if m := c.p.w.memory; time.Now().UnixNano() < m.hurry.Load() {
+	if m := c.p.w.memory; m.Behind() {
 		extra = m.extra
 	}
 	late := time.NewTimer(turnWait)
@@ -281,6 +290,7 @@ func (c *consumer) commit(ctx context.Context) error {
 	if err := c.inTurn(ctx, func() error { return c.tx.Commit(c.next) }); err != nil {
 		return err
 	}
+	c.rate = float64(c.next-c.first) / max(time.Since(c.opened), time.Millisecond).Seconds()
 	c.cancel()
 	c.dirty, c.window, c.cancel = false, nil, func() {}
 	c.p.reached(c.next)

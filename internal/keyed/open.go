@@ -1,6 +1,7 @@
 package keyed
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -44,10 +45,11 @@ func (o StoreOptions) pebble(s *Store) *pebble.Options {
 		MemTableSize: o.memTable() / 4 * 5,
 		// One full and one being written out, and room for a third: a burst waits for the disk only then.
 		MemTableStopWritesThreshold: 3,
-		// Writes are never to stall for a compaction that is late: reads grow slower first.
-		L0CompactionThreshold: 8,
-		L0StopWritesThreshold: 40,
-		LBaseMaxBytes:         64 << 20,
+		// What is compacted seldom is rewritten seldom. Reads that filters do not answer pay for it with a look into each layer of
+		// files, and stages ask for little that is not there. Writes are never to stall for a compaction that is late.
+		L0CompactionThreshold: 24,
+		L0StopWritesThreshold: 96,
+		LBaseMaxBytes:         512 << 20,
 		// One compaction at a time, a second one only when L0 piles up; see compactions for all stores together.
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		Merger:                     o.merger(),
@@ -55,6 +57,7 @@ func (o StoreOptions) pebble(s *Store) *pebble.Options {
 		EventListener:              s.events(o.Logger),
 	}
 	po.Experimental.FileCacheShards = 2
+	po.Experimental.L0CompactionConcurrency = farBehind // so many layers allow a second one
 	for i := range po.Levels {
 		// A look that the filters let through reads a block, and there are up to ten of them for each key: 10 bits would let one in ten through.
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(16)
@@ -65,6 +68,9 @@ func (o StoreOptions) pebble(s *Store) *pebble.Options {
 	po.Levels[len(po.Levels)-1].Compression = func() *block.CompressionProfile { return block.BalancedCompression }
 	return po
 }
+
+// farBehind is from how many layers of files on a store compacts whatever else is going on.
+const farBehind = 56
 
 func (o *StoreOptions) memTable() uint64 { return cmp.Or(o.MemTable, 16<<20) }
 
@@ -182,25 +188,62 @@ func (o StoreOptions) merger() *pebble.Merger {
 		return &pebble.Merger{Name: "godwit.none"}
 	}
 	return &pebble.Merger{Name: "godwit.keyed", Merge: func(key, value []byte) (pebble.ValueMerger, error) {
-		return &merging{m: o.Merger, key: append([]byte(nil), key...), value: append([]byte(nil), value...)}, nil
+		return &merging{m: o.Merger, key: bytes.Clone(key), parts: []partial{{value: bytes.Clone(value)}}}, nil
 	}}
 }
 
-// merging drives a Merger for Pebble.
+// merging drives a Merger for Pebble. Operands are combined in pairs of about the same number, as in a merge sort: one
+// after the other, the longest would be copied once for each.
 type merging struct {
 	m     Merger
 	key   []byte
+	parts []partial // the newest first
+}
+
+// partial is 1 << rank operands.
+type partial struct {
 	value []byte
+	rank  int
 }
 
-func (m *merging) MergeNewer(value []byte) (err error) {
-	m.value, err = m.m.Combine(m.key, m.value, append([]byte(nil), value...))
+func (m *merging) MergeOlder(value []byte) error {
+	m.parts = append(m.parts, partial{value: bytes.Clone(value)})
+	for n := len(m.parts); n > 1 && m.parts[n-1].rank == m.parts[n-2].rank; n-- {
+		if err := m.combineLast(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// combineLast makes one of the two oldest.
+func (m *merging) combineLast() error {
+	n := len(m.parts)
+	v, err := m.m.Combine(m.key, m.parts[n-1].value, m.parts[n-2].value)
+	m.parts[n-2] = partial{v, m.parts[n-2].rank + 1}
+	m.parts = m.parts[:n-1]
 	return err
 }
 
-func (m *merging) MergeOlder(value []byte) (err error) {
-	m.value, err = m.m.Combine(m.key, append([]byte(nil), value...), m.value)
+// combined makes one of all.
+func (m *merging) combined() ([]byte, error) {
+	for len(m.parts) > 1 {
+		if err := m.combineLast(); err != nil {
+			return nil, err
+		}
+	}
+	return m.parts[0].value, nil
+}
+
+func (m *merging) MergeNewer(value []byte) error {
+	older, err := m.combined()
+	if err == nil {
+		m.parts[0].value, err = m.m.Combine(m.key, older, bytes.Clone(value))
+	}
 	return err
 }
 
-func (m *merging) Finish(bool) ([]byte, io.Closer, error) { return m.value, nil, nil }
+func (m *merging) Finish(bool) ([]byte, io.Closer, error) {
+	v, err := m.combined()
+	return v, nil, err
+}

@@ -22,7 +22,7 @@ import (
 type Options struct {
 	Dir           string         `toml:"dir" doc:"Folder of the state of the pipeline's stages. It may be deleted while the program is down: state comes back from snapshots and the log."`
 	Snapshots     string         `toml:"snapshots" doc:"Folder of snapshots of the state, outside of dir but on the same volume, so that they share their files. Empty makes none: the log then keeps everything."`
-	Window        units.Duration `toml:"window" doc:"How long the account level collects changes before it writes them into its state. They show at once; after a crash they are made again from the log. Longer saves work and makes each write longer, for which records wait."`
+	Window        units.Duration `toml:"window" doc:"How long the account level collects changes before it writes them into its state. It is up to three times as long when many come. They show at once; after a crash they are made again from the log. Longer saves work and makes each write longer, for which records wait."`
 	SnapshotEvery units.Duration `toml:"snapshot_every" doc:"Time between two snapshots of a partition. The log keeps what came after the last snapshot but one."`
 	Cache         units.Size     `toml:"cache" doc:"Memory for state that was read and for changes that are not written out, of all stages together. Leave room beyond twice memtable for each stage and partition."`
 	MemTable      units.Size     `toml:"memtable" doc:"Changes that a partition of a stage collects in memory before it writes them out; two or three of them are in use."`
@@ -147,9 +147,17 @@ const (
 
 // NewMemory makes a cache of so many bytes. It has a goroutine that Close ends.
 func NewMemory(size units.Size) *Memory {
-	return &Memory{blocks: pebble.NewCache(int64(size)), files: pebble.NewFileCache(2, maxFiles), compactions: newCompactions(maxCompactions),
-		turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)), extra: make(chan struct{}, 1)}
+	m := &Memory{blocks: pebble.NewCache(int64(size)), files: pebble.NewFileCache(2, maxFiles),
+		turns: make(chan struct{}, maxTurns()), extra: make(chan struct{}, 1)}
+	m.compactions = newCompactions(maxCompactions, m.Behind)
+	return m
 }
+
+// maxTurns leaves one CPU to requests. Threads beyond the number of CPUs make none.
+func maxTurns() int { return max(1, min(runtime.GOMAXPROCS(0), runtime.NumCPU())-1) }
+
+// Behind reports whether a stage is behind, or was a moment ago: work that can wait should leave it the CPU.
+func (m *Memory) Behind() bool { return time.Now().UnixNano() < m.hurry.Load() }
 
 // Close frees it once all stores that use it are closed.
 func (m *Memory) Close() {

@@ -300,3 +300,32 @@ func TestClosedStore(t *testing.T) {
 		t.Errorf("%+v", u)
 	}
 }
+
+func TestOperandsStayInOrder(t *testing.T) {
+	for n := 1; n < 40; n++ {
+		want := ""
+		for i := range n {
+			want += string(rune('A' + i))
+		}
+		for newer := range n { // so many come after the first one, the others before
+			vm, err := StoreOptions{Merger: appending{}}.merger().Merge([]byte("k"), []byte{want[n-1-newer]})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := n - 2 - newer; i >= 0; i-- {
+				if err := vm.MergeOlder([]byte{want[i]}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := n - newer; i < n; i++ {
+				if err := vm.MergeNewer([]byte{want[i]}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, _, err := vm.Finish(true)
+			if err != nil || string(got) != want {
+				t.Fatalf("%d operands, %d newer: %q, %v", n, newer, got, err)
+			}
+		}
+	}
+}

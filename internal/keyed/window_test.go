@@ -1,6 +1,7 @@
 package keyed
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +60,28 @@ func TestWindowIsNotPushedOutByInput(t *testing.T) {
 		}
 		if c := n.w.Committed(0); c < 15 {
 			t.Errorf("committed only %d", c)
+		}
+	})
+}
+
+func TestWindowGrowsWithTheRate(t *testing.T) {
+	inBubble(t, 50*time.Millisecond, func(t *testing.T, n *node) {
+		many := slices.Repeat([]string{"a"}, 300)
+		most := func(records []string) (most int64) {
+			for range 100 {
+				n.put(0, records...)
+				time.Sleep(10 * time.Millisecond)
+				synctest.Wait()
+				most = max(most, n.w.Applied(0)-n.w.Committed(0))
+			}
+			return most / int64(len(records))
+		}
+		if fast := most(many); fast < 13 || fast > 15 {
+			t.Errorf("30,000 a second: %d times 10 ms wait for a commit", fast)
+		}
+		most(many[:1]) // the window that is open is still a long one
+		if slow := most(many[:1]); slow > 5 {
+			t.Errorf("100 a second: %d times 10 ms wait for a commit", slow)
 		}
 	})
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/godwit-mta/godwit/internal/bloom"
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/internal/stream"
 	"github.com/godwit-mta/godwit/internal/units"
@@ -44,7 +45,7 @@ type Options struct {
 
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
-	return Options{Zone: "UTC", Profiles: 1 << 19, Values: 1 << 17, Filter: 8 << 20, Pending: 24 << 20}
+	return Options{Zone: "UTC", Profiles: 1 << 20, Values: 1 << 18, Filter: 16 << 20, Pending: 24 << 20}
 }
 
 // Validate names the first key that cannot be used.
@@ -89,9 +90,9 @@ type Processor struct {
 
 	// What only the partition's goroutine uses.
 	profiles profiles
-	values   values // what a Reader needs of it changes under mu
-	filter   filter
-	covered  int // events of a profile that are put into the filter at most
+	values   values        // what a Reader needs of it changes under mu
+	filter   *bloom.Recent // events: those that are covered by it and not in it are new
+	covered  int           // events of a profile that are put into the filter at most
 	sketch   sketch
 	scratch  scratch
 	done     counts // since metrics were told
@@ -116,6 +117,7 @@ type Processor struct {
 
 	// steady is held for reading by a Reader that commits overtook too often, for writing by Flush.
 	steady sync.RWMutex
+	shown  readTexts
 }
 
 // NewProcessor checks the options and returns what keyed.Spec wants as New.
@@ -147,7 +149,7 @@ func newProcessor(o Options, d Deps, m *metrics, s *keyed.Store, a stream.Assign
 	}
 	p := &Processor{
 		o: o, d: d, a: a, m: m, store: s, seen: seen, zones: z, flushed: true, values: newValues(o.Values),
-		profiles: newProfiles(o.Profiles, int(o.Filter)/4), filter: *newFilter(int(o.Filter) * 3 / 4), covered: maxCovered, sketch: sketch{many: muchEvents},
+		profiles: newProfiles(o.Profiles, int(o.Filter)/4), filter: bloom.NewRecent(int(o.Filter) * 3 / 4), covered: maxCovered, sketch: sketch{many: muchEvents},
 		tenants: map[string]*tenant{}, metrics: map[uint32]*metric{}, dims: map[string]uint32{},
 	}
 	gen, err := p.load()
@@ -244,7 +246,7 @@ func (p *Processor) turn() {
 	}
 	p.flushed = false
 	p.profiles.trim()
-	p.filter.turn()
+	p.filter.Turn()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.trim()
@@ -429,7 +431,7 @@ func (p *Processor) tally(tx *keyed.Tx, k *eventKey, v *eventValue, t *tenant, w
 			d.value = uint32(d.ref)
 		}
 	}
-	p.filter.add(hash)
+	p.filter.Add(hash)
 	at := len(p.open.values)
 	if who.state != profileDeleted {
 		p.open.values = v.append(p.open.values)
@@ -441,7 +443,7 @@ func (p *Processor) tally(tx *keyed.Tx, k *eventKey, v *eventValue, t *tenant, w
 
 // known reports whether an event was counted before.
 func (p *Processor) known(tx *keyed.Tx, k *eventKey, hash uint64, who profile) (bool, error) {
-	if p.filter.covers(who.since) && !p.filter.has(hash) {
+	if p.filter.Covers(who.since) && !p.filter.Has(hash) {
 		return false, nil
 	}
 	if p.open.event(k, hash) != nil {

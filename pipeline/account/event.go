@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
-
-	"github.com/godwit-mta/godwit/internal/bloom"
 )
 
 // eventKey names an event by whom it is of.
@@ -191,37 +189,3 @@ func (p *parser) string() string { return string(p.bytes()) }
 func appendBytes[T string | []byte](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
-
-// filter says of an event that it was not counted, without asking the state, if it covers the profile: if
-// all events of the profile are in it. It has two generations, so that it can forget.
-type filter struct {
-	now, before bloom.Filter
-	epoch       uint32 // of now; counts from 1
-	added       int
-}
-
-func newFilter(bytes int) *filter {
-	return &filter{now: bloom.New(bytes / 2), before: bloom.New(bytes / 2), epoch: 1}
-}
-
-// covers reports whether a profile whose events are all in the filter since an epoch is covered.
-func (f *filter) covers(since uint32) bool { return since != 0 && since+1 >= f.epoch }
-
-func (f *filter) add(hash uint64) {
-	f.added++
-	f.now.Add(hash)
-}
-
-// turn begins a new generation if the last one is full. It must not be called while a window has events.
-func (f *filter) turn() {
-	if f.added < f.now.Capacity() {
-		return
-	}
-	f.now, f.before = f.before, f.now
-	clear(f.now)
-	f.epoch++
-	f.added = 0
-}
-
-// has reports whether an event may have been added.
-func (f *filter) has(hash uint64) bool { return f.now.Has(hash) || f.epoch > 1 && f.before.Has(hash) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/godwit-mta/godwit/internal/bloom"
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/internal/stream"
 	"github.com/godwit-mta/godwit/pipeline/fact"
@@ -82,7 +83,7 @@ func (n *node) open(p *part) {
 	}
 	p.store, p.proc, p.tx, p.pending = store, proc.(*Processor), store.Begin(a), false
 	// Little of everything, so that all ways are gone.
-	p.proc.sketch.many, p.proc.covered, p.proc.filter, p.proc.profiles.most, p.proc.o.Pending = 3, 4, *newFilter(256), 10, 20_000
+	p.proc.sketch.many, p.proc.covered, p.proc.filter, p.proc.profiles.most, p.proc.o.Pending = 3, 4, bloom.NewRecent(256), 10, 20_000
 	p.proc.values.most = 40
 }
 

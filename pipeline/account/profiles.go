@@ -166,18 +166,18 @@ func (p *Processor) profile(tx *keyed.Tx, id fact.ProfileID) (profile, error) {
 	switch {
 	case known && f.dense == 0 && f.state == profileDeleted:
 		return p.enroll(tx, id, f)
-	case known && (f.wide || f.state == profileMoved || p.filter.covers(f.since)):
+	case known && (f.wide || f.state == profileMoved || p.filter.Covers(f.since)):
 		return f, nil
 	case known: // it comes again, so it may be worth it
 		err := p.cover(tx, &f)
 		p.profiles.put(id, f)
 		return f, err
 	case p.profiles.isNew(id):
-		return p.enroll(tx, id, profile{since: p.filter.epoch})
+		return p.enroll(tx, id, profile{since: p.filter.Epoch()})
 	}
 	v, err := tx.Get(profileKey(id))
 	if errors.Is(err, keyed.ErrNotFound) {
-		return p.enroll(tx, id, profile{since: p.filter.epoch})
+		return p.enroll(tx, id, profile{since: p.filter.Epoch()})
 	}
 	if err == nil {
 		f, _, err = parseProfile(v)
@@ -212,13 +212,13 @@ func (p *Processor) cover(tx *keyed.Tx, f *profile) error {
 	p.key = appendEvents(p.key[:0], f.dense)
 	err := tx.Store().Scan(p.key, nil, func(k, _ []byte) bool {
 		if e, ok := parseEventKey(k); ok {
-			p.filter.add(e.hash())
+			p.filter.Add(e.hash())
 		}
 		n++
 		return n <= p.covered
 	})
 	if f.wide = n > p.covered; !f.wide {
-		f.since = p.filter.epoch
+		f.since = p.filter.Epoch()
 	}
 	return err
 }

@@ -292,30 +292,3 @@ func FuzzEventValue(f *testing.F) {
 		}
 	})
 }
-
-func TestFilterForgetsNothingItCovers(t *testing.T) {
-	r := rand.New(rand.NewPCG(9, 9))
-	f := newFilter(64 << 10)
-	since := map[uint64]uint32{}
-	wrong, asked := 0, 0
-	for i := range 200_000 {
-		h := r.Uint64()
-		since[h] = f.epoch
-		f.add(h)
-		if i%100 == 0 {
-			f.turn()
-			asked++
-			if f.has(r.Uint64()) {
-				wrong++
-			}
-		}
-	}
-	for h, s := range since {
-		if f.covers(s) && !f.has(h) {
-			t.Fatal("an event of a covered profile is not there")
-		}
-	}
-	if f.epoch < 5 || wrong > asked/25 {
-		t.Errorf("epoch %d, %d of %d wrong", f.epoch, wrong, asked)
-	}
-}

@@ -45,11 +45,15 @@ func (p *processor) lookAhead(recs []stream.Record) error {
 func (p *processor) expectKeys(f *fact.Fact) {
 	a := &p.ahead
 	w := whoOf(p.tenant(f.Tenant), f.Profile)
-	if _, changed := p.touched[w]; !changed && p.known.find(w) == nil {
+	s := p.known.find(w)
+	if _, changed := p.touched[w]; !changed && s == nil {
 		a.slab = append(append(a.slab, prefixHead), w[:]...)
 		a.ends = append(a.ends, len(a.slab))
 	}
 	if f.Event != nil {
+		if s != nil && p.filter.Covers(s.since) && !p.filter.Has(eventHash(p.eventKey(w, f.Event))) {
+			return
+		}
 		a.slab = append(a.slab, p.eventKey(w, f.Event)...)
 		a.ends = append(a.ends, len(a.slab))
 	}

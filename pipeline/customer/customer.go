@@ -22,6 +22,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/godwit-mta/godwit/internal/bloom"
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/internal/stream"
 	"github.com/godwit-mta/godwit/internal/units"
@@ -37,13 +38,14 @@ type Options struct {
 	Dedupe         units.Duration `toml:"dedupe" doc:"How long each event is kept by itself at least, counted from its arrival: a second one with its unique_id is told apart for so long."`
 	KeepProperties bool           `toml:"keep_properties" doc:"Keep the properties of each event as long as the event, for reading a profile's events."`
 	MaxProfile     units.Size     `toml:"max_profile" doc:"Largest profile. A change of attributes and properties that would make it larger is not taken, and counted."`
-	Known          int            `toml:"known_profiles" doc:"Profiles of each partition whose state is kept in memory, about 72 bytes each."`
+	Known          int            `toml:"known_profiles" doc:"Profiles of each partition whose state is kept in memory, about 75 bytes each."`
+	Filter         units.Size     `toml:"filter" doc:"Memory of each partition for telling new events from repeated ones without a look into the state."`
 }
 
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
 	const day = units.Duration(24 * time.Hour)
-	return Options{Window: 400 * day, Dedupe: 90 * day, KeepProperties: true, MaxProfile: 192 << 10, Known: 1 << 19}
+	return Options{Window: 400 * day, Dedupe: 90 * day, KeepProperties: true, MaxProfile: 192 << 10, Known: 1 << 20, Filter: 16 << 20}
 }
 
 // Validate names the first key that cannot be used.
@@ -58,6 +60,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("max_profile: must be between 1KiB and %dKiB", maxChunk*3/4>>10)
 	case o.Known < 0 || o.Known > 1<<26:
 		return errors.New("known_profiles: must be between 0 and 67108864")
+	case o.Filter < 64<<10 || o.Filter > 4<<30:
+		return errors.New("filter: must be between 64KiB and 4GiB")
 	}
 	return nil
 }
@@ -101,7 +105,8 @@ type processor struct {
 	st   state
 
 	known   known
-	touched map[who]head // heads that changed since the last commit
+	filter  *bloom.Recent // events: those of profiles that it covers are new if it does not have them
+	touched map[who]head  // heads that changed since the last commit
 	tenants map[string]fact.TenantID
 
 	clock int64  // latest acceptance of a record so far, milliseconds
@@ -122,7 +127,7 @@ func open(s *keyed.Store, o Options, d Deps, m *metrics) (*processor, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &processor{o: o, d: d, m: m, seen: seen, known: newKnown(o.Known), touched: map[who]head{},
+	p := &processor{o: o, d: d, m: m, seen: seen, known: newKnown(o.Known), filter: bloom.NewRecent(int(o.Filter)), touched: map[who]head{},
 		tenants: map[string]fact.TenantID{}, clock: math.MinInt64, hash: xxhash.New(), fact: new(fact.Fact)}
 	if p.clock, err = loadClock(s); err != nil {
 		return nil, err
@@ -139,6 +144,7 @@ func open(s *keyed.Store, o Options, d Deps, m *metrics) (*processor, error) {
 // Apply implements keyed.Processor.
 func (p *processor) Apply(tx *keyed.Tx, recs []stream.Record) error {
 	p.st.tx = tx
+	p.filter.Turn()
 	for some := range slices.Chunk(recs, aheadMost) {
 		if err := p.lookAhead(some); err != nil {
 			return fmt.Errorf("customer: records from %d: %w", some[0].Offset, err)

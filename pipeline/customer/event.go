@@ -89,7 +89,8 @@ func (p *processor) event(f *fact.Fact, w who) error {
 	}
 	e := f.Event
 	key := p.eventKey(w, e)
-	if !made { // a new profile has none
+	hash := eventHash(key)
+	if !made && !(p.filter.Covers(s.since) && !p.filter.Has(hash)) { // a new profile has none
 		if there, err := p.st.tx.Has(key); err != nil || there {
 			p.m.duplicates.Inc()
 			return err
@@ -108,12 +109,12 @@ func (p *processor) event(f *fact.Fact, w who) error {
 		r.content = e.Properties
 	}
 	p.value = r.append(p.value[:0])
-	if err := p.st.set(key, p.value); err != nil {
+	if err := p.setEvent(key, p.value); err != nil {
 		return err
 	}
 	p.m.events.Inc()
-	p.touch(s, r.time)
-	return p.expect(s, p.dueDay(&r))
+	p.touch(w, s, r.time)
+	return p.expect(w, s, p.dueDay(&r))
 }
 
 // headLag is how far the time in a head may be behind the latest event, in milliseconds, as long as that event's row is there. Without it
@@ -121,10 +122,10 @@ func (p *processor) event(f *fact.Fact, w who) error {
 const headLag = int64(time.Hour / time.Millisecond)
 
 // touch notes the time of an event of a profile.
-func (p *processor) touch(s *slot, at int64) {
+func (p *processor) touch(w who, s *slot, at int64) {
 	if s.head.last == never || at >= s.head.last+headLag {
 		s.head.last = at
-		p.touched[s.who] = s.head
+		p.touched[w] = s.head
 	}
 }
 
@@ -134,6 +135,20 @@ func (p *processor) eventKey(w who, e *fact.Event) []byte {
 	p.key = binary.BigEndian.AppendUint64(p.key, uint64(e.Metric))
 	p.key = p.appendHash(p.key, e.UID)
 	return p.key
+}
+
+// setEvent writes the row of an event.
+func (p *processor) setEvent(key, value []byte) error {
+	p.filter.Add(eventHash(key))
+	return p.st.set(key, value)
+}
+
+// eventHash is a hash of an event's key, most parts of which are hashes themselves.
+func eventHash(key []byte) uint64 {
+	b := key[rowHead-8:]
+	profile, metric, uid := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
+	h := uid ^ profile*0x9e3779b97f4a7c15 ^ metric*0xc2b2ae3d27d4eb4f
+	return h ^ h>>29
 }
 
 // Seeds of the two halves of the hash of a unique id.
@@ -173,12 +188,12 @@ func (p *processor) keep(f *fact.Fact, r *row) {
 }
 
 // expect sees to it that the rows of a profile are looked at after a day. A day that is over may have been swept.
-func (p *processor) expect(s *slot, day uint32) error {
+func (p *processor) expect(w who, s *slot, day uint32) error {
 	if s.due == day && int64(day) >= dayOf(p.clock) {
 		return nil
 	}
 	s.due = day
-	return p.expectOf(s.who, day)
+	return p.expectOf(w, day)
 }
 
 func (p *processor) expectOf(w who, day uint32) error {

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/godwit-mta/godwit/internal/keyed"
+	"github.com/godwit-mta/godwit/internal/setcache"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 )
 
@@ -88,7 +89,7 @@ func (p *processor) head(w who) (head, *slot, error) {
 	if h.standing != living {
 		return h, nil, nil
 	}
-	return h, p.known.put(w, h), nil
+	return h, p.known.put(w, h, p.coveredSince(h)), nil
 }
 
 // setHead changes a head when the profile changed; the next commit has it.
@@ -99,65 +100,45 @@ func (p *processor) setHead(w who, h head) {
 	} else if s := p.known.find(w); s != nil {
 		s.head, s.same = h, 0
 	} else {
-		p.known.put(w, h)
+		p.known.put(w, h, p.coveredSince(h))
 	}
 }
 
-// slot is a profile in the cache.
+// coveredSince is the epoch since which all events of a profile are in the filter: now if it has none, else never.
+func (p *processor) coveredSince(h head) uint32 {
+	if h.last == never {
+		return p.filter.Epoch()
+	}
+	return 0
+}
+
+// slot is what is known of a profile.
 type slot struct {
-	who  who
-	head head
-	due  uint32 // day under which it stands in the index of rows to fold; noDay if not known
-	same uint64 // hash of a change that changed nothing since the profile changed last; 0 is none
+	head  head
+	due   uint32 // day under which it stands in the index of rows to fold; noDay if not known
+	since uint32 // epoch of the filter since which all its events are in there; 0: they are not
+	same  uint64 // hash of a change that changed nothing since the profile changed last; 0 is none
 }
 
-// known is a cache of living profiles: sets of four, the least recently used one of which makes room. It has no
-// pointers, so its size is no burden to the garbage collector.
+// known is a cache of living profiles.
 type known struct {
-	slots []slot
-	mask  uint64
+	cache setcache.Cache[who, slot]
 }
 
-const ways = 4
+func newKnown(n int) known { return known{setcache.New[who, slot](n)} }
 
-func newKnown(n int) known {
-	size := ways
-	for size < n {
-		size *= 2
-	}
-	return known{slots: make([]slot, size), mask: uint64(size/ways - 1)}
+// hash is even in all bits: profile ids are hashes, but some of their bits are fixed.
+func (w *who) hash() uint64 {
+	h := (binary.BigEndian.Uint64(w[16:]) ^ binary.BigEndian.Uint64(w[:])) * 0x9e3779b97f4a7c15
+	return h ^ h>>32
 }
 
-// set is the part of the cache where a profile may be. Profile ids are hashes.
-func (k *known) set(w who) []slot {
-	i := (binary.BigEndian.Uint64(w[16:]) ^ binary.BigEndian.Uint64(w[:])) & k.mask * ways
-	return k.slots[i : i+ways : i+ways]
-}
-
-// find returns the slot of a profile, or nil. It is valid until the next call.
-func (k *known) find(w who) *slot {
-	set := k.set(w)
-	for i := range set {
-		if set[i].who == w && set[i].head.standing == living {
-			if i > 0 {
-				set[0], set[i] = set[i], set[0]
-			}
-			return &set[0]
-		}
-	}
-	return nil
-}
+// find returns the slot of a profile, or nil. It is valid until the next put.
+func (k *known) find(w who) *slot { return k.cache.Find(w.hash(), w) }
 
 // put adds a profile that find did not find.
-func (k *known) put(w who, h head) *slot {
-	set := k.set(w)
-	copy(set[1:], set[:ways-1])
-	set[0] = slot{who: w, head: h, due: noDay}
-	return &set[0]
+func (k *known) put(w who, h head, since uint32) *slot {
+	return k.cache.Put(w.hash(), w, slot{head: h, due: noDay, since: since})
 }
 
-func (k *known) drop(w who) {
-	if s := k.find(w); s != nil {
-		*s = slot{}
-	}
-}
+func (k *known) drop(w who) { k.cache.Remove(w.hash(), w) }

@@ -411,7 +411,7 @@ func TestOptions(t *testing.T) {
 		t.Error(err)
 	}
 	for key, change := range map[string]func(*Options){
-		"window": func(o *Options) { o.Window = 1 }, "dedupe": func(o *Options) { o.Dedupe = 0 }, "max_profile": func(o *Options) { o.MaxProfile = 1 << 20 }, "known_profiles": func(o *Options) { o.Known = -1 },
+		"window": func(o *Options) { o.Window = 1 }, "dedupe": func(o *Options) { o.Dedupe = 0 }, "max_profile": func(o *Options) { o.MaxProfile = 1 << 20 }, "known_profiles": func(o *Options) { o.Known = -1 }, "filter": func(o *Options) { o.Filter = 1 },
 	} {
 		o := DefaultOptions()
 		change(&o)

@@ -145,7 +145,7 @@ func (p *processor) arriveEvent(w who, tail, value []byte) error {
 		p.m.duplicates.Inc()
 		return err
 	}
-	if err := p.st.set(p.key, value); err != nil {
+	if err := p.setEvent(p.key, value); err != nil {
 		return err
 	}
 	return p.expectOf(w, p.dueDay(&r))

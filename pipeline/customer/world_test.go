@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godwit-mta/godwit/internal/bloom"
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/internal/stream"
 	"github.com/godwit-mta/godwit/pipeline/fact"
@@ -48,7 +49,9 @@ func newWorld(t testing.TB, seed uint64, change func(*Options, *Deps)) *world {
 func openWorld(t testing.TB, seed uint64, facts stream.Topic, change func(*Options, *Deps)) *world {
 	t.Helper()
 	o := DefaultOptions()
-	o.Known = 8 // so that the cache forgets
+	if o.Known = 8; seed%2 == 1 { // so that the cache forgets, or lets the filter be asked
+		o.Known = 1024
+	}
 	d := Deps{Facts: facts, Partitions: parts}
 	if change != nil {
 		change(&o, &d)
@@ -92,6 +95,7 @@ func (w *world) begin(p int32) {
 	var err error
 	n.proc, err = w.make(n.store, a)
 	w.must(err)
+	n.proc.(*processor).filter = bloom.NewRecent(64) // so that it is full soon
 	n.tx = n.store.Begin(a)
 	n.next, err = n.store.Offset()
 	w.must(err)

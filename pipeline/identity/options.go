@@ -11,7 +11,7 @@ import (
 
 // Options of the stage.
 type Options struct {
-	Cached int `toml:"cached" doc:"Identifiers that each partition keeps in memory, about 72 bytes each. Others cost a read of the state for each event."`
+	Cached int `toml:"cached" doc:"Identifiers that each partition keeps in memory, about 75 bytes each. Others cost a read of the state for each event."`
 }
 
 // DefaultOptions are meant for a node with a few gigabytes.

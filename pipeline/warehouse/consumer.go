@@ -30,6 +30,8 @@ type Deps struct {
 	Sources    int32
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: not registered
+	// Busy reports whether others need the CPU more, for now. Nil is never.
+	Busy func() bool
 }
 
 // Consumer stores the facts of a log in a warehouse. It collects them for a window and stores
@@ -53,6 +55,9 @@ type Consumer struct {
 func NewConsumer(w Sink, facts stream.Topic, log stream.Log, o Options, d Deps) (*Consumer, error) {
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)
+	}
+	if d.Busy == nil {
+		d.Busy = func() bool { return false }
 	}
 	if d.Sources <= 0 {
 		d.Sources = facts.Partitions()

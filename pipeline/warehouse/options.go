@@ -12,6 +12,7 @@ import (
 type Options struct {
 	Engine  string         `toml:"engine" doc:"duckdb, or empty for no warehouse."`
 	Window  units.Duration `toml:"window" doc:"How long facts are collected at most before they are stored together; few are stored sooner, within half a second. Longer windows cost less per event."`
+	Yield   units.Duration `toml:"yield" doc:"How long each batch waits at most while customer or account are behind: they are to have the CPU first. 0 never waits."`
 	Batch   int            `toml:"batch" doc:"Facts that are stored together at most."`
 	Bytes   units.Size     `toml:"batch_bytes" doc:"Memory of the facts that are stored together, at most."`
 	Memory  units.Size     `toml:"memory" doc:"Memory of the database; beyond it it uses temporary files. 0 is a quarter of what the machine has, at most 1 GiB."`
@@ -32,7 +33,7 @@ type Options struct {
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
 	return Options{
-		Engine: "duckdb", Window: units.Duration(4 * time.Second), Batch: 100_000, Bytes: 64 << 20, Threads: 1, Queries: 2,
+		Engine: "duckdb", Window: units.Duration(4 * time.Second), Yield: units.Duration(10 * time.Second), Batch: 100_000, Bytes: 64 << 20, Threads: 1, Queries: 2,
 		QueryTime: units.Duration(30 * time.Second), QueryRows: 100_000, Columns: 100, Tail: 1_000_000, Checkpoint: 512 << 20, CheckpointEvery: units.Duration(time.Minute),
 	}
 }
@@ -61,6 +62,8 @@ func (o Options) Validate() error {
 	switch {
 	case o.Window.D() <= 0 || o.Window.D() > time.Hour:
 		return errors.New("window: must be more than 0 and at most 1h")
+	case o.Yield.D() < 0 || o.Yield.D() > time.Hour:
+		return errors.New("yield: must be between 0 and 1h")
 	case o.CheckpointEvery.D() < 10*time.Millisecond || o.CheckpointEvery.D() > time.Hour:
 		return errors.New("checkpoint_every: must be between 10ms and 1h")
 	case o.QueryTime.D() <= 0:

@@ -19,6 +19,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"engine: ":     func(o *warehouse.Options) { o.Engine = "oracle" },
 		"batch: ":      func(o *warehouse.Options) { o.Batch = 0 },
 		"window: ":     func(o *warehouse.Options) { o.Window = 0 },
+		"yield: ":      func(o *warehouse.Options) { o.Yield = -1 },
 		"query_time: ": func(o *warehouse.Options) { o.QueryTime = -1 },
 		"memory: ":     func(o *warehouse.Options) { o.Memory = 1 },
 		"threads: ":    func(o *warehouse.Options) { o.Threads = 0 },

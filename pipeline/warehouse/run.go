@@ -251,6 +251,7 @@ func (r *run) store(ctx context.Context) error {
 			full = true
 		}
 		if full || r.due() <= 0 {
+			r.giveWay(ctx)
 			if err := r.flush(ctx); err != nil {
 				return err
 			}
@@ -260,6 +261,18 @@ func (r *run) store(ctx context.Context) error {
 			if err := r.hold(ctx); err != nil {
 				return err
 			}
+		}
+	}
+}
+
+// giveWay waits while others need the CPU more, but not for ever.
+func (r *run) giveWay(ctx context.Context) {
+	const look = 20 * time.Millisecond
+	for began := time.Now(); r.c.d.Busy() && time.Since(began) < r.c.o.Yield.D(); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(look):
 		}
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"maps"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/stream"
+	"github.com/godwit-mta/godwit/internal/units"
 )
 
 func TestFewFactsWaitShort(t *testing.T) {
@@ -64,4 +66,26 @@ func TestLogKeepsWhatACrashTakesBack(t *testing.T) {
 	hold(map[int32]int64{0: 50, 1: 7})
 	sink.safe = []Offset{{Partition: 0, Next: 50}, {Partition: 1, Next: 200}}
 	hold(map[int32]int64{1: 200})
+}
+
+func TestBatchesGiveWayForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			yield       time.Duration
+			least, most time.Duration
+		}{{time.Hour, 3 * time.Second, 3100 * time.Millisecond}, {time.Second, time.Second, 1100 * time.Millisecond}, {0, 0, 0}} {
+			o := DefaultOptions()
+			o.Yield = units.Duration(c.yield)
+			free := time.Now().Add(3 * time.Second)
+			w, err := NewConsumer(new(crashy), nil, nil, o, Deps{Sources: 1, Busy: func() bool { return time.Now().Before(free) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			newRun(w, &State{}, nil).giveWay(t.Context())
+			if took := time.Since(began); took < c.least || took > c.most {
+				t.Errorf("yield %v: it waited %v", c.yield, took)
+			}
+		}
+	})
 }

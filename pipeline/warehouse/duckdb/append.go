@@ -4,7 +4,6 @@ package duckdb
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -86,7 +85,7 @@ func (d *DB) write(ctx context.Context, p *plan) error {
 		if part.rows == 0 {
 			continue
 		}
-		if err := fill(d.w, "", part.schema, part.table, part.fill); err != nil {
+		if err := d.fill("", part.schema, part.table, part.fill); err != nil {
 			return err
 		}
 	}
@@ -100,10 +99,10 @@ func (d *DB) write(ctx context.Context, p *plan) error {
 }
 
 // fill appends rows to a table.
-func fill(c *sql.Conn, catalog, schema, table string, rows func(*sheet) error) error {
-	s, err := newSheet(c, catalog, schema, table)
+func (d *DB) fill(catalog, schema, table string, rows func(*sheet) error) error {
+	s, err := newSheet(d.w, catalog, schema, table)
 	if err == nil {
-		err = errors.Join(rows(s), s.close())
+		err = errors.Join(rows(s), d.writing.do(s.close))
 	}
 	if err != nil {
 		return fmt.Errorf("warehouse: %s: %w", table, err)
@@ -214,7 +213,7 @@ func (p *plan) countAggregates(ctx context.Context) error {
 		a.Start = a.Start.UTC()
 		last[a] = i
 	}
-	err := fill(p.d.w, "temp", "main", "counted", func(s *sheet) error {
+	err := p.d.fill("temp", "main", "counted", func(s *sheet) error {
 		for i := range p.b.Aggregates {
 			a := p.b.Aggregates[i]
 			key := a

@@ -27,12 +27,13 @@ import (
 
 // DB implements warehouse.Warehouse.
 type DB struct {
-	dir string
-	o   warehouse.Options
-	log *slog.Logger
-	m   *metrics
-	db  *duckdb.Connector
-	sql *sql.DB // over db
+	dir  string
+	o    warehouse.Options
+	log  *slog.Logger
+	m    *metrics
+	busy func() bool // others need the CPU more
+	db   *duckdb.Connector
+	sql  *sql.DB // over db
 	// slots bounds the queries that run at once.
 	slots chan struct{}
 	// ending ends when the warehouse is closed, and with it every question; asking counts those.
@@ -64,6 +65,8 @@ type DB struct {
 	safe    atomic.Pointer[[]warehouse.Offset] // as of the last checkpoint
 
 	upkeep upkeep
+
+	writing, sorting *lane
 }
 
 type namedTenant struct {
@@ -82,6 +85,9 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 	}
 	d := &DB{dir: dir, o: o, log: deps.Logger, slots: make(chan struct{}, o.Queries)}
 	d.ending, d.end = context.WithCancel(context.Background())
+	if d.busy = deps.Busy; d.busy == nil {
+		d.busy = func() bool { return false }
+	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -95,6 +101,7 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 		return nil, fmt.Errorf("warehouse: open %s: %w", d.path("warehouse.duckdb"), err)
 	}
 	d.sql = sql.OpenDB(d.db)
+	d.writing, d.sorting = newLane(), newLane()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close())
@@ -173,7 +180,7 @@ func (d *DB) tx(ctx context.Context, f func() error) error {
 	}
 	err := f()
 	if err == nil {
-		if err = d.exec(ctx, sqlCommit); err == nil {
+		if err = d.writing.do(func() error { return d.exec(ctx, sqlCommit) }); err == nil {
 			return nil
 		}
 	}
@@ -215,6 +222,8 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
+	defer d.writing.close()
+	defer d.sorting.close()
 	var errs []error
 	if d.keys != nil && !d.stale.Load() {
 		errs = append(errs, d.checkpoint(context.Background()))

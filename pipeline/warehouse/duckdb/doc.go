@@ -24,4 +24,5 @@ var ErrNoCgo = errors.New("warehouse: this program was built with CGO_ENABLED=0,
 type Deps struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	Busy       func() bool // reports whether others need the CPU more, so that what can wait should
 }

@@ -249,7 +249,7 @@ func (d *DB) whereAny(ctx context.Context, temporary string, tenants []fact.Tena
 	if err := d.exec(ctx, sqlEmpty(temporary)); err != nil {
 		return "", err
 	}
-	err := fill(d.w, "temp", "main", temporary, func(s *sheet) error {
+	err := d.fill("temp", "main", temporary, func(s *sheet) error {
 		for _, id := range ids {
 			s.uuid(0, id)
 			if err := s.next(); err != nil {

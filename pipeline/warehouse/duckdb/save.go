@@ -4,8 +4,11 @@ package duckdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/duckdb/duckdb-go/v2"
 
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
 )
@@ -57,12 +60,38 @@ func (d *DB) save(ctx context.Context) error {
 // checkpoint writes what is in memory only into the database's file.
 func (d *DB) checkpoint(ctx context.Context) error {
 	retired := d.keys.Retired()
-	if _, err := d.w.ExecContext(ctx, sqlCheckpoint); err != nil {
+	if err := d.writeFile(ctx); err != nil {
 		return fmt.Errorf("warehouse: %w", err)
 	}
 	d.unsaved = unsaved{}
 	d.saved()
 	return d.keys.Sweep(retired)
+}
+
+// writeFile waits a moment for transactions that write: the one of a sort that has just ended may be let go of a little later
+// by the database's own threads, and it makes no checkpoint beside one.
+func (d *DB) writeFile(ctx context.Context) error {
+	const tries, pause = 200, 5 * time.Millisecond
+	for try := 1; ; try++ {
+		err := d.writing.do(func() error {
+			_, err := d.w.ExecContext(ctx, sqlCheckpoint)
+			return err
+		})
+		if err == nil || try == tries || !busy(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// busy reports whether the database made no checkpoint because of a transaction.
+func busy(err error) bool {
+	var e *duckdb.Error
+	return errors.As(err, &e) && e.Type == duckdb.ErrorTypeTransaction
 }
 
 // saved notes that a crash takes back nothing of what is there.

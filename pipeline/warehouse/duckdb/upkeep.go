@@ -5,6 +5,7 @@ package duckdb
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"slices"
@@ -189,7 +190,7 @@ func (d *DB) begin(ctx context.Context, name string) (*job, error) {
 	}
 	s := d.shelf(name)
 	most, tables := d.most(name), mostUnsorted
-	if time.Now().Before(d.hurried) {
+	if time.Now().Before(d.hurried) || d.busy() {
 		most, tables = most*patience, tables*patience
 	}
 	if s.unsorted() >= most && s.tail().rows > 0 {
@@ -267,12 +268,19 @@ func (s *shelf) due(most int64, tables int) []*run {
 }
 
 // copyRuns fills the new table, in order.
-func (d *DB) copyRuns(ctx context.Context, j *job) error {
+func (d *DB) copyRuns(ctx context.Context, j *job) (err error) {
 	c, err := d.sql.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("warehouse: %w", err)
 	}
-	defer func() { _ = c.Close() }()
+	defer func() {
+		if err != nil {
+			// A statement that was called off may leave its transaction open, and no checkpoint is made beside one that writes:
+			// this connection is not to be used again, which ends it.
+			_ = c.Raw(func(any) error { return driver.ErrBadConn })
+		}
+		_ = c.Close()
+	}()
 	cuts, err := j.cuts(ctx, c, d.upkeep.slice)
 	if err != nil {
 		return err
@@ -285,7 +293,12 @@ func (d *DB) copyRuns(ctx context.Context, j *job) error {
 		if i < len(cuts) {
 			to = &cuts[i]
 		}
-		if _, err := c.ExecContext(ctx, sqlCopy(j.table, j.union(between(from, to)), j.order)); err != nil {
+		statement := sqlCopy(j.table, j.union(between(from, to)), j.order)
+		err := d.sorting.do(func() error {
+			_, err := c.ExecContext(ctx, statement)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("warehouse: sort: %w", err)
 		}
 	}
