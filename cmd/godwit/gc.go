@@ -10,8 +10,14 @@ import (
 // gcFloor is how far the heap may grow before the garbage collector runs at
 // all. A relay has a small live heap and allocates about 20 KB a message: at
 // Go's default the collector takes a tenth of the CPU for memory that is not
-// worth it. Above the floor the default of twice the live heap holds.
-const gcFloor = 96 << 20
+// worth it. Above the floor the default of twice the live heap holds, up to
+// the ceiling of garbage: large live heaps are tables without pointers, which
+// cost the collector nothing, and as much memory again would be wasted.
+const (
+	gcFloor   = 96 << 20
+	gcCeiling = 320 << 20
+	gcLeast   = 20 // percent of the live heap
+)
 
 // gcTuner keeps GOGC such that the floor holds whatever the live heap is.
 type gcTuner struct {
@@ -51,7 +57,10 @@ func (t *gcTuner) adjust() {
 }
 
 // gcPercent is the GOGC with which the next collection comes at the floor, or
-// at twice the live heap if that is more.
+// at twice the live heap if that is more, but after no more garbage than the ceiling.
 func gcPercent(live uint64) int {
+	if live > gcCeiling {
+		return max(gcLeast, int(gcCeiling*100/live))
+	}
 	return max(100, min(int(gcFloor*100/max(live, 1<<20))-100, 1000))
 }
