@@ -17,7 +17,7 @@ import (
 
 // manyProfiles makes very many profiles by bulk import and looks at memory and disk.
 func (b *bench) manyProfiles(ctx context.Context) error {
-	p, err := b.newPipe(ctx, "profiles")
+	p, err := b.pipeWith(ctx, "profiles", "pipeline.state.cache = \"512MiB\"\npipeline.warehouse.memory = \"256MiB\"\n") // for little memory
 	if err != nil {
 		return err
 	}
@@ -183,4 +183,34 @@ func (p *pipe) drain(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// watch says every ten seconds what the engine took of the CPUs, what others took of them, and how far the consumers are behind.
+func (p *pipe) watch(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		const every = 10 * time.Second
+		began := time.Now()
+		cpu, _ := cpuOf(p.pid)
+		stolen, _ := stolenCPU()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(every):
+			}
+			c, _ := cpuOf(p.pid)
+			s, _ := stolenCPU()
+			st, err := p.status(ctx)
+			if err != nil {
+				return
+			}
+			rss, _ := memoryOf(p.pid, "RssAnon")
+			p.b.say("    %3.0f s: %.2f CPUs, %.2f stolen, %.0f MiB; %s", time.Since(began).Seconds(), float64(c-cpu)/float64(every), float64(s-stolen)/float64(every), mib(rss), st)
+			cpu, stolen = c, s
+		}
+	}()
+	return func() { cancel(); <-done }
 }

@@ -17,12 +17,24 @@ import (
 // profile begins a CPU profile of the engine if one was asked for. The
 // returned function waits for its end and prints where the time went.
 func (b *bench) profile(ctx context.Context, name string, e *engine) func() error {
+	return b.profileAfter(ctx, 0, name, e)
+}
+
+// profileAfter waits before it starts: a long run is not the same at its end as at its start.
+func (b *bench) profileAfter(ctx context.Context, wait time.Duration, name string, e *engine) func() error {
 	if b.o.profile == "" {
 		return func() error { return nil }
 	}
 	path := filepath.Join(b.o.profile, fmt.Sprintf("%s-%d.pprof", name, b.round))
 	done := make(chan error, 1)
-	go func() { done <- fetchProfile(ctx, e.ops, path, b.o.load) }()
+	go func() {
+		select {
+		case <-ctx.Done():
+			done <- ctx.Err()
+		case <-time.After(wait):
+			done <- fetchProfile(ctx, e.ops, path, b.o.load)
+		}
+	}()
 	return func() error {
 		if err := <-done; err != nil {
 			return fmt.Errorf("profile: %w", err)
