@@ -195,10 +195,13 @@ func (w *world) slow(k int, delay time.Duration) {
 	}
 }
 
+// stopped is the mark of a process that stands still, until the next mark.
+const stopped = "a process is stopped"
+
 // pause stops a process for two seconds.
 func (w *world) pause(signal func(syscall.Signal) error) {
 	w.t.Helper()
-	w.mark("a process is stopped")
+	w.mark(stopped)
 	w.must(signal(syscall.SIGSTOP))
 	time.Sleep(2 * time.Second)
 	w.must(signal(syscall.SIGCONT))
