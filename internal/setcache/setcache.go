@@ -26,8 +26,8 @@ type place[K comparable, V any] struct {
 	value V
 }
 
-// New makes a cache for so many keys, rounded up to whole sets. It is as large from the beginning on. While there are half as many, one in
-// two hundred is forgotten too soon, because its set is full.
+// New makes a cache for so many keys, rounded up to whole sets. It is as large from the beginning on. While there are half as many, nearly
+// one in a hundred is forgotten, because its set is full.
 func New[K comparable, V any](size int) Cache[K, V] {
 	n := max(1, (size+ways-1)/ways)
 	return Cache[K, V]{make([]set, n), make([]place[K, V], n*ways)}
