@@ -175,7 +175,7 @@ func (c *Cluster) Start() error {
 	c.metrics = m
 	c.makeReport(false)
 	if err := c.listen(); err != nil {
-		m.unregister()
+		m.set.Unregister()
 		return fmt.Errorf("bind: %w", err)
 	}
 	cancel := c.d.Records.SubscribeLocal(c.send)
@@ -262,7 +262,7 @@ func (c *Cluster) Stop(ctx context.Context) {
 	}
 	c.gate.closeAll()
 	c.wg.Wait()
-	c.metrics.unregister()
+	c.metrics.set.Unregister()
 }
 
 // timeLeft is how long ctx lasts, a millisecond at least: memberlist takes 0 for ever.

@@ -1,12 +1,15 @@
 package cluster
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
+)
 
 // metrics are the cluster's numbers for monitoring.
 type metrics struct {
 	dropped, conflicts prometheus.Counter
-	registry           prometheus.Registerer
-	registered         []prometheus.Collector
+	set                meter.Set
 }
 
 // newMetrics registers the metrics of c; with a nil registerer they are only counted.
@@ -20,27 +23,11 @@ func newMetrics(c *Cluster, reg prometheus.Registerer) (*metrics, error) {
 			Name: "godwit_cluster_name_conflicts_total",
 			Help: "Times that two members with one name were seen: give one of them another name.",
 		}),
-		registry: reg,
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, collector := range []prometheus.Collector{m.dropped, m.conflicts, &membersCollector{c: c}} {
-		if err := reg.Register(collector); err != nil {
-			m.unregister()
-			return nil, err
-		}
-		m.registered = append(m.registered, collector)
-	}
-	return m, nil
-}
-
-// unregister takes the metrics out again, so that a later cluster can register its own.
-func (m *metrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
-	}
-	m.registered = nil
+	return m, m.set.Register(reg, m.dropped, m.conflicts, &membersCollector{c: c})
 }
 
 // membersCollector counts members when asked.

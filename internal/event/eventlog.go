@@ -245,7 +245,7 @@ func (l *Log) Close() error {
 	l.cancel()
 	l.wg.Wait()
 	err := l.saveCursors()
-	l.metrics.unregister()
+	l.metrics.set.Unregister()
 	return errors.Join(err, l.records.Close())
 }
 

@@ -2,15 +2,16 @@ package event
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
 )
 
 // logMetrics are the event log's numbers for monitoring.
 type logMetrics struct {
-	kinds      map[Kind]prometheus.Counter
-	other      prometheus.Counter
-	gaps       *prometheus.CounterVec
-	registry   prometheus.Registerer
-	registered []prometheus.Collector
+	kinds map[Kind]prometheus.Counter
+	other prometheus.Counter
+	gaps  *prometheus.CounterVec
+	set   meter.Set
 }
 
 func newLogMetrics(l *Log, reg prometheus.Registerer) (*logMetrics, error) {
@@ -25,7 +26,6 @@ func newLogMetrics(l *Log, reg prometheus.Registerer) (*logMetrics, error) {
 			Name: "godwit_event_gap_events_total",
 			Help: "Events dropped before the named cursor had read them, for want of space. Any increase is a loss: make the sink keep up, or the volume or max_size larger.",
 		}, []string{"cursor"}),
-		registry: reg,
 	}
 	for _, k := range Kinds() {
 		m.kinds[k.Kind] = events.WithLabelValues(string(k.Kind))
@@ -37,14 +37,7 @@ func newLogMetrics(l *Log, reg prometheus.Registerer) (*logMetrics, error) {
 		Name: "godwit_event_log_bytes",
 		Help: "Bytes that the event log uses. At max_size the oldest events go, read or not.",
 	}, func() float64 { return float64(l.Size()) })
-	for _, c := range []prometheus.Collector{events, m.gaps, size, newLagCollector(l)} {
-		if err := reg.Register(c); err != nil {
-			m.unregister()
-			return nil, err
-		}
-		m.registered = append(m.registered, c)
-	}
-	return m, nil
+	return m, m.set.Register(reg, events, m.gaps, size, newLagCollector(l))
 }
 
 func (m *logMetrics) count(events []Event) {
@@ -59,13 +52,6 @@ func (m *logMetrics) count(events []Event) {
 
 func (m *logMetrics) lost(cursor string, events int64) {
 	m.gaps.WithLabelValues(cursor).Add(float64(events))
-}
-
-func (m *logMetrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
-	}
-	m.registered = nil
 }
 
 // lagCollector reports how far each cursor is behind.

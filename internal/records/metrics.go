@@ -1,12 +1,15 @@
 package records
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
+)
 
 // metrics are the store's numbers for monitoring.
 type metrics struct {
 	failures, refused prometheus.Counter
-	registry          prometheus.Registerer
-	registered        []prometheus.Collector
+	set               meter.Set
 }
 
 // newMetrics registers the metrics of s; with a nil registerer they are only counted.
@@ -20,23 +23,15 @@ func newMetrics(s *Store, reg prometheus.Registerer) (*metrics, error) {
 			Name: "godwit_records_refused_total",
 			Help: "Records of other nodes that were refused because they were written more than a day in the future: set the clock of the node that the log names.",
 		}),
-		registry: reg,
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{
+	return m, m.set.Register(reg,
 		m.failures, m.refused,
 		s.gauge("godwit_records_in_force", "Records in force: suspensions, backoff orders, actions.", true),
 		s.gauge("godwit_records_remembered", "Records kept after they were deleted or expired, so that a node that was away cannot bring them back.", false),
-	} {
-		if err := reg.Register(c); err != nil {
-			m.unregister()
-			return nil, err
-		}
-		m.registered = append(m.registered, c)
-	}
-	return m, nil
+	)
 }
 
 // gauge counts the records that are, or are not, in force.
@@ -52,12 +47,4 @@ func (s *Store) gauge(name, help string, shown bool) prometheus.Collector {
 		}
 		return float64(n)
 	})
-}
-
-// unregister takes the metrics out again, so that a later Open can register its own.
-func (m *metrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
-	}
-	m.registered = nil
 }

@@ -153,7 +153,7 @@ func (s *Store) Close() error {
 	}
 	close(s.stop)
 	<-s.done
-	s.metrics.unregister()
+	s.metrics.set.Unregister()
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	return s.disk.close()

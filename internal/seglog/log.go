@@ -183,7 +183,7 @@ func (l *Log) Close() error {
 	}
 	close(l.stop)
 	l.wg.Wait()
-	l.metrics.unregister()
+	l.metrics.set.Unregister()
 	return l.closeFiles()
 }
 

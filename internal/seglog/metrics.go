@@ -2,14 +2,15 @@ package seglog
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
 )
 
 // metrics are the log's numbers for monitoring, each with the label log.
 type metrics struct {
 	syncSeconds  prometheus.Histogram
 	groupRecords prometheus.Histogram
-	registry     prometheus.Registerer
-	registered   []prometheus.Collector
+	set          meter.Set
 }
 
 // newMetrics registers the metrics of l; with a nil registerer they are only counted.
@@ -29,15 +30,8 @@ func newMetrics(l *Log, reg prometheus.Registerer, name string) (*metrics, error
 	if reg == nil {
 		return m, nil
 	}
-	m.registry = prometheus.WrapRegistererWith(prometheus.Labels{"log": name}, reg)
-	for _, c := range append(l.collectors(), m.syncSeconds, m.groupRecords) {
-		if err := m.registry.Register(c); err != nil {
-			m.unregister()
-			return nil, err
-		}
-		m.registered = append(m.registered, c)
-	}
-	return m, nil
+	wrapped := prometheus.WrapRegistererWith(prometheus.Labels{"log": name}, reg)
+	return m, m.set.Register(wrapped, append(l.collectors(), m.syncSeconds, m.groupRecords)...)
 }
 
 // collectors are the metrics computed from the log's own counts.
@@ -66,12 +60,4 @@ func (l *Log) collectors() []prometheus.Collector {
 			return 0
 		}),
 	}
-}
-
-// unregister takes the metrics out again, so that a later Open can register its own.
-func (m *metrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
-	}
-	m.registered = nil
 }

@@ -280,7 +280,7 @@ func (k *Kafka) Close() error {
 	}
 	k.client.Close()
 	for _, t := range k.topics {
-		t.metrics.unregister()
+		t.metrics.set.Unregister()
 	}
 	return nil
 }

@@ -4,14 +4,15 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
 )
 
 // topicMetrics are one topic's numbers for monitoring, each with the label topic.
 type topicMetrics struct {
 	records, bytes prometheus.Counter
 	seconds        prometheus.Histogram
-	registry       prometheus.Registerer
-	registered     []prometheus.Collector
+	set            meter.Set
 }
 
 // newAppendMetrics makes the metrics of appending; with a nil registerer they are only counted.
@@ -34,15 +35,8 @@ func newAppendMetrics(topic string, reg prometheus.Registerer, more ...prometheu
 	if reg == nil {
 		return m, nil
 	}
-	m.registry = prometheus.WrapRegistererWith(prometheus.Labels{"topic": topic}, reg)
-	for _, c := range append(more, m.records, m.bytes, m.seconds) {
-		if err := m.registry.Register(c); err != nil {
-			m.unregister()
-			return nil, err
-		}
-		m.registered = append(m.registered, c)
-	}
-	return m, nil
+	wrapped := prometheus.WrapRegistererWith(prometheus.Labels{"topic": topic}, reg)
+	return m, m.set.Register(wrapped, append(more, m.records, m.bytes, m.seconds)...)
 }
 
 // newTopicMetrics are those of an embedded topic.
@@ -71,12 +65,4 @@ func (m *topicMetrics) appended(records, bytes int, took time.Duration) {
 	m.records.Add(float64(records))
 	m.bytes.Add(float64(bytes))
 	m.seconds.Observe(took.Seconds())
-}
-
-// unregister takes the metrics out again, so that a later Open can register its own.
-func (m *topicMetrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
-	}
-	m.registered = nil
 }

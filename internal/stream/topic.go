@@ -390,6 +390,6 @@ func (t *topic) close() error {
 	close(t.done)
 	t.chores.Lock() // what runs sees done and ends
 	defer t.chores.Unlock()
-	t.metrics.unregister()
+	t.metrics.set.Unregister()
 	return t.records.Close()
 }

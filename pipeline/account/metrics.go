@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
 )
 
 // counts are what a processor did since it told the metrics.
@@ -35,16 +37,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		rows:      counter("rows", "Changes of rows of counts written. Fewer for each event: more was combined before it was written."),
 		bytes:     counter("row_bytes", "Bytes of those."),
 	}
-	if r == nil {
-		return m, nil
-	}
-	for i, c := range all {
-		if err := r.Register(c); err != nil {
-			for _, done := range all[:i] {
-				r.Unregister(done)
-			}
-			return nil, fmt.Errorf("account: %w", err)
-		}
+	var set meter.Set
+	if err := set.Register(r, all...); err != nil {
+		return nil, fmt.Errorf("account: %w", err)
 	}
 	return m, nil
 }

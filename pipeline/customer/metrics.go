@@ -1,6 +1,10 @@
 package customer
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
+)
 
 // metrics count what all processors of a process did.
 type metrics struct {
@@ -25,16 +29,6 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		left:       counter("merged_away", "Profiles that were merged into others or deleted."),
 		arrived:    counter("transfers", "Parts of merged profiles that arrived."),
 	}
-	if r == nil {
-		return m, nil
-	}
-	for i, c := range all {
-		if err := r.Register(c); err != nil {
-			for _, done := range all[:i] {
-				r.Unregister(done)
-			}
-			return nil, err
-		}
-	}
-	return m, nil
+	var set meter.Set
+	return m, set.Register(r, all...)
 }

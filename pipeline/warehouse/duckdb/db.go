@@ -241,7 +241,7 @@ func (d *DB) Close() error {
 		errs = append(errs, d.sql.Close())
 	}
 	if d.m != nil {
-		d.m.unregister()
+		d.m.set.Unregister()
 	}
 	return errors.Join(errs...)
 }

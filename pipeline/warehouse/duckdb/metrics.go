@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/internal/meter"
 )
 
 type metrics struct {
@@ -15,8 +17,7 @@ type metrics struct {
 	sorted     prometheus.Counter
 	seconds    prometheus.Counter
 	queries    *prometheus.CounterVec
-	registry   prometheus.Registerer
-	registered []prometheus.Collector
+	set        meter.Set
 }
 
 func newMetrics(reg prometheus.Registerer, d *DB) (*metrics, error) {
@@ -24,7 +25,6 @@ func newMetrics(reg prometheus.Registerer, d *DB) (*metrics, error) {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "godwit_warehouse_" + name, Help: help})
 	}
 	m := &metrics{
-		registry:   reg,
 		events:     counter("event_rows_total", "Rows of events written, those of merged profiles again. It needs no action."),
 		duplicates: counter("duplicates_total", "Events left out since there was one of the same profile, metric and unique id. Many mean that a client sends things twice."),
 		profiles:   counter("profile_rows_total", "Rows of profiles written. Far more than profiles change means that clients send ever changing properties."),
@@ -36,20 +36,7 @@ func newMetrics(reg prometheus.Registerer, d *DB) (*metrics, error) {
 		return m, nil
 	}
 	rows := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "godwit_warehouse_unsorted_rows", Help: "Events that wait to be sorted by profile. Above twice pipeline.warehouse.unsorted, sorting does not keep up."}, d.unsorted)
-	for _, c := range []prometheus.Collector{m.events, m.duplicates, m.profiles, m.sorted, m.seconds, m.queries, rows} {
-		if err := reg.Register(c); err != nil {
-			m.unregister()
-			return nil, err
-		}
-		m.registered = append(m.registered, c)
-	}
-	return m, nil
-}
-
-func (m *metrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
-	}
+	return m, m.set.Register(reg, m.events, m.duplicates, m.profiles, m.sorted, m.seconds, m.queries, rows)
 }
 
 func (m *metrics) count(p *plan) {
