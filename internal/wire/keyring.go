@@ -155,3 +155,39 @@ func (f *failures) evict(now time.Time) {
 		delete(f.seen, from)
 	}
 }
+
+// Entry is a key as a configuration has it.
+type Entry struct {
+	Name   string
+	Tenant string
+	SHA256 string // of the key, in hexadecimal
+	Scopes []string
+}
+
+// Credentials reads the keys of a configuration. One without scopes has the defaults. Errors begin with the option.
+func Credentials(entries []Entry, scopes, defaults []string) ([]Credential, error) {
+	out := make([]Credential, len(entries))
+	names := map[string]bool{}
+	for i, e := range entries {
+		hash, err := ParseHash(e.SHA256)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("keys.sha256: key %q: %w", e.Name, err)
+		case e.Name == "" || names[e.Name]:
+			return nil, fmt.Errorf("keys.name: %q is empty or used twice", e.Name)
+		case e.Tenant == "":
+			return nil, fmt.Errorf("keys.tenant: key %q has none", e.Name)
+		}
+		names[e.Name] = true
+		out[i] = Credential{Name: e.Name, Tenant: e.Tenant, SHA256: hash, Scopes: e.Scopes}
+		if len(e.Scopes) == 0 {
+			out[i].Scopes = slices.Clone(defaults)
+		}
+		for _, s := range e.Scopes {
+			if !slices.Contains(scopes, s) {
+				return nil, fmt.Errorf("keys.scopes: key %q: %q is not one of %s", e.Name, s, strings.Join(scopes, ", "))
+			}
+		}
+	}
+	return out, nil
+}

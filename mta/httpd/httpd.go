@@ -103,7 +103,7 @@ type Server struct {
 	metrics  *metrics
 	now      func() time.Time
 	state    atomic.Pointer[state]
-	flights  flights
+	flights  wire.Flights
 	contents *wire.Decoder[injectapi.Content]
 	messages *wire.Decoder[injectapi.MessagesRequest]
 	doc      *openapi.Document

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/mail"
@@ -43,7 +41,7 @@ func (s *Server) once(c *call, body []byte) (*once, *wire.Problem) {
 	h.Write(body)
 	h.Sum(o.digest[:0])
 
-	leave, err := s.flights.enter(c.r.Context(), c.key.Tenant+"\x00"+o.key)
+	leave, err := s.flights.Enter(c.r.Context(), c.key.Tenant+"\x00"+o.key)
 	if err != nil {
 		return nil, s.internal(c, err)
 	}
@@ -75,40 +73,6 @@ func (o *once) request(answer func(accept.Accepted) []byte) *accept.ReceiptReque
 		return nil
 	}
 	return &accept.ReceiptRequest{Key: o.key, Digest: o.digest, Answer: answer}
-}
-
-// flights lets requests with the same key pass one after the other.
-type flights struct {
-	mu  sync.Mutex
-	now map[string]chan struct{}
-}
-
-// enter waits until no other request holds key; leave must be called.
-func (f *flights) enter(ctx context.Context, key string) (leave func(), err error) {
-	for {
-		f.mu.Lock()
-		other, taken := f.now[key]
-		if !taken {
-			if f.now == nil {
-				f.now = map[string]chan struct{}{}
-			}
-			mine := make(chan struct{})
-			f.now[key] = mine
-			f.mu.Unlock()
-			return func() {
-				f.mu.Lock()
-				delete(f.now, key)
-				f.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		f.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for a request with the same idempotency key: %w", ctx.Err())
-		}
-	}
 }
 
 // patient is the context of a durable write. With an idempotency key the write

@@ -106,7 +106,7 @@ func TestSameKeyAtOnce(t *testing.T) {
 		if fresh != 1 {
 			t.Errorf("%d answers are not replays", fresh)
 		}
-		if len(b.server.flights.now) != 0 {
+		if b.server.flights.Len() != 0 {
 			t.Error("a flight is left")
 		}
 	})
@@ -131,7 +131,7 @@ func TestWaiterGoesAway(t *testing.T) {
 		}
 		close(b.queue.gate)
 		wg.Wait()
-		if len(b.queue.batches) != 1 || len(b.server.flights.now) != 0 {
+		if len(b.queue.batches) != 1 || b.server.flights.Len() != 0 {
 			t.Error("the first request was disturbed")
 		}
 	})

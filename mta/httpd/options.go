@@ -3,7 +3,6 @@ package httpd
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/godwit-mta/godwit/internal/units"
@@ -97,29 +96,9 @@ func (o Options) Validate() error {
 }
 
 func (o Options) credentials() ([]wire.Credential, error) {
-	out := make([]wire.Credential, len(o.Keys))
-	names := map[string]bool{}
+	entries := make([]wire.Entry, len(o.Keys))
 	for i, k := range o.Keys {
-		hash, err := wire.ParseHash(k.SHA256)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("keys.sha256: key %q: %w", k.Name, err)
-		case k.Name == "" || names[k.Name]:
-			return nil, fmt.Errorf("keys.name: %q is empty or used twice", k.Name)
-		case k.Tenant == "":
-			return nil, fmt.Errorf("keys.tenant: key %q has none", k.Name)
-		}
-		names[k.Name] = true
-		scopes := k.Scopes
-		if len(scopes) == 0 {
-			scopes = []string{ScopeInject, ScopeRead}
-		}
-		for _, s := range scopes {
-			if !slices.Contains([]string{ScopeInject, ScopeRead, ScopeAdmin}, s) {
-				return nil, fmt.Errorf("keys.scopes: key %q: %q is not inject, read or admin", k.Name, s)
-			}
-		}
-		out[i] = wire.Credential{Name: k.Name, Tenant: k.Tenant, SHA256: hash, Scopes: scopes}
+		entries[i] = wire.Entry(k)
 	}
-	return out, nil
+	return wire.Credentials(entries, []string{ScopeInject, ScopeRead, ScopeAdmin}, []string{ScopeInject, ScopeRead})
 }

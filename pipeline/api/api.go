@@ -53,8 +53,8 @@ type Server struct {
 	metrics  *metrics
 	decoders *decoders
 	state    atomic.Pointer[state]
-	requests flights // with one idempotency key
-	creating flights // of one identifier
+	requests wire.Flights // with one idempotency key
+	creating wire.Flights // of one identifier
 	doc      *openapi.Document
 	handler  http.Handler
 	running  *wire.Server

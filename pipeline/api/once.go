@@ -3,9 +3,7 @@ package api
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/godwit-mta/godwit/pipeline/api/receipts"
@@ -37,7 +35,7 @@ func (s *Server) once(c *call, work func(*call) (answer, error)) (answer, error)
 	if len(values) > 1 || !printable(key) {
 		return answer{}, jsonapi.BadParameter(HeaderIdempotencyKey, "must be one value of 1 to 255 printable ASCII characters")
 	}
-	leave, err := s.requests.enter(c.r.Context(), c.tenant+"\x00"+key)
+	leave, err := s.requests.Enter(c.r.Context(), c.tenant+"\x00"+key)
 	if err != nil {
 		return answer{}, err
 	}
@@ -87,38 +85,4 @@ func printable(s string) bool {
 		}
 	}
 	return s != "" && len(s) <= 255
-}
-
-// flights lets what has the same key pass one after the other.
-type flights struct {
-	mu  sync.Mutex
-	now map[string]chan struct{}
-}
-
-// enter waits until nobody else holds key; leave must be called.
-func (f *flights) enter(ctx context.Context, key string) (leave func(), err error) {
-	for {
-		f.mu.Lock()
-		other, taken := f.now[key]
-		if !taken {
-			if f.now == nil {
-				f.now = map[string]chan struct{}{}
-			}
-			mine := make(chan struct{})
-			f.now[key] = mine
-			f.mu.Unlock()
-			return func() {
-				f.mu.Lock()
-				delete(f.now, key)
-				f.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		f.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for a request about the same: %w", ctx.Err())
-		}
-	}
 }

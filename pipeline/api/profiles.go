@@ -144,7 +144,7 @@ func (s *Server) postProfile(c *call) (answer, error) {
 	}
 	slices.Sort(keys)
 	for _, key := range keys {
-		leave, err := s.creating.enter(c.ctx, key)
+		leave, err := s.creating.Enter(c.ctx, key)
 		if err != nil {
 			return answer{}, err
 		}
