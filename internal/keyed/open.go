@@ -80,6 +80,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	po := o.pebble(s)
 	var t *turn
 	if m := o.Memory; m != nil {
+		po.FS = pacedFS{po.FS, m.Behind}
 		t = m.compactions.turn()
 		po.Cache, po.FileCache, po.Experimental.CompactionScheduler = m.blocks, m.files, t
 	}
