@@ -40,7 +40,7 @@ type city struct {
 	log *slog.Logger
 }
 
-func newCity(t *testing.T, engine string) *city {
+func newCity(t *testing.T, engine string, more ...func(*Options)) *city {
 	o := DefaultOptions()
 	o.Path, o.Partitions, o.Warehouse.Engine = t.TempDir(), 3, engine
 	o.Warehouse.Window, o.Warehouse.CheckpointEvery = units.Duration(50*time.Millisecond), units.Duration(100*time.Millisecond)
@@ -48,6 +48,9 @@ func newCity(t *testing.T, engine string) *city {
 	o.Log.SegmentBytes, o.Log.MaxAppend, o.Log.Recent = 128<<10, 1<<20, 1
 	o.State.MemTable, o.State.Window = 1<<20, units.Duration(50*time.Millisecond)
 	o.Erase.Within = units.Duration(48 * time.Hour)
+	for _, f := range more {
+		f(&o)
+	}
 	c := &city{T: t, o: o, at: time.Now().Add(-time.Hour).Truncate(time.Second), log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	c.open()
 	t.Cleanup(func() {

@@ -25,6 +25,7 @@ func (sqlCmd) Help() string {
 
 Examples:
   godwit sql "select name, count(*) from events join metrics using (metric) group by 1 order by 2 desc"
+  godwit sql "select local_start, count, uniques from aggregates('acme', 'Placed Order', 'day', dimension := '') order by 1"
   godwit sql --csv --limit 100000 < question.sql > answer.csv
   godwit sql "describe profiles"`
 }

@@ -201,11 +201,35 @@ type Final struct {
 // Each calls f for all counts of a metric in intervals of the tenant's zone, until it returns an error. It holds all counts of one
 // dimension in memory.
 func (r *Reader) Each(ctx context.Context, tenant string, metric fact.MetricID, interval Interval, f func(Final) error) error {
+	dims, err := r.dimensions()
+	if err != nil {
+		return err
+	}
+	for _, name := range dims {
+		if err := r.EachBy(ctx, tenant, metric, interval, name, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EachBy is Each for the counts by one dimension, "" for the total. Of a dimension that nobody has there are none.
+func (r *Reader) EachBy(ctx context.Context, tenant string, metric fact.MetricID, interval Interval, dimension string, f func(Final) error) error {
+	p := &plan{tenant: fact.TenantIDOf(tenant), metric: metric, dim: dimension, interval: interval, zone: r.zones.of(tenant), by: true, unique: true}
+	all, err := r.collect(ctx, p, tenant)
+	if err != nil {
+		return err
+	}
+	return all.each(dimension, p, f)
+}
+
+// dimensions are the names of all there are, of any tenant, and "" for the total, in order.
+func (r *Reader) dimensions() ([]string, error) {
 	dims := map[string]bool{"": true}
 	for id := range r.partitions {
 		p, err := r.processor(id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		p.mu.Lock()
 		for _, name := range p.names {
@@ -213,17 +237,7 @@ func (r *Reader) Each(ctx context.Context, tenant string, metric fact.MetricID, 
 		}
 		p.mu.Unlock()
 	}
-	for _, name := range slices.Sorted(maps.Keys(dims)) {
-		p := &plan{tenant: fact.TenantIDOf(tenant), metric: metric, dim: name, interval: interval, zone: r.zones.of(tenant), by: true, unique: true}
-		all, err := r.collect(ctx, p, tenant)
-		if err != nil {
-			return err
-		}
-		if err := all.each(name, p, f); err != nil {
-			return err
-		}
-	}
-	return nil
+	return slices.Sorted(maps.Keys(dims)), nil
 }
 
 func (l lines) each(dim string, p *plan, f func(Final) error) error {

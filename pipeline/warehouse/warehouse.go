@@ -93,8 +93,6 @@ type Batch struct {
 	Events  []Event
 	Changes []Change
 	Merges  []Merge
-	// Aggregates replace those of the same key.
-	Aggregates []AggregateRow
 }
 
 // Event is one occurrence. Of several with the same profile, metric and UID the first stays.
@@ -125,19 +123,6 @@ type Merge struct {
 	At time.Time
 	// Events and Changes are how many of the batch's came before it.
 	Events, Changes int
-}
-
-// AggregateRow is a final value that the account level counted.
-type AggregateRow struct {
-	Tenant    string
-	Metric    fact.MetricID
-	Interval  Interval
-	Start     time.Time // of the bucket
-	Dimension string    // "": of all
-	Value     string
-	Count     int64
-	Micros    int64 // sum of values, in millionths
-	Uniques   int64
 }
 
 // Statement is SQL that reads, with its arguments.

@@ -89,9 +89,6 @@ func (d *DB) write(ctx context.Context, p *plan) error {
 			return err
 		}
 	}
-	if err := p.countAggregates(ctx); err != nil {
-		return err
-	}
 	if progress := sqlProgress(p.b); progress != "" {
 		return d.exec(ctx, progress)
 	}
@@ -200,45 +197,4 @@ func (p *plan) fillCleared(s *sheet) error {
 		}
 	}
 	return nil
-}
-
-// countAggregates puts final values in the place of those before.
-func (p *plan) countAggregates(ctx context.Context) error {
-	if len(p.b.Aggregates) == 0 {
-		return nil
-	}
-	last := map[warehouse.AggregateRow]int{}
-	for i, a := range p.b.Aggregates {
-		a.Count, a.Micros, a.Uniques = 0, 0, 0
-		a.Start = a.Start.UTC()
-		last[a] = i
-	}
-	err := p.d.fill("temp", "main", "counted", func(s *sheet) error {
-		for i := range p.b.Aggregates {
-			a := p.b.Aggregates[i]
-			key := a
-			key.Count, key.Micros, key.Uniques = 0, 0, 0
-			key.Start = a.Start.UTC()
-			if last[key] != i {
-				continue
-			}
-			s.uint64(0, uint64(p.d.tenant(a.Tenant)))
-			s.uint64(1, uint64(a.Metric))
-			s.string(2, a.Interval.String())
-			s.time(3, a.Start)
-			s.string(4, a.Dimension)
-			s.string(5, a.Value)
-			s.int64(6, a.Count)
-			s.int64(7, a.Micros)
-			s.int64(8, a.Uniques)
-			if err := s.next(); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return p.d.exec(ctx, sqlUpsert)
 }

@@ -27,13 +27,14 @@ import (
 
 // DB implements warehouse.Warehouse.
 type DB struct {
-	dir  string
-	o    warehouse.Options
-	log  *slog.Logger
-	m    *metrics
-	busy func() bool // others need the CPU more
-	db   *duckdb.Connector
-	sql  *sql.DB // over db
+	dir    string
+	o      warehouse.Options
+	log    *slog.Logger
+	m      *metrics
+	busy   func() bool      // others need the CPU more
+	counts warehouse.Counts // nil: there are none
+	db     *duckdb.Connector
+	sql    *sql.DB // over db
 	// slots bounds the queries that run at once.
 	slots chan struct{}
 	// ending ends when the warehouse is closed, and with it every question; asking counts those.
@@ -83,7 +84,7 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("warehouse: %w", err)
 	}
-	d := &DB{dir: dir, o: o, log: deps.Logger, slots: make(chan struct{}, o.Queries)}
+	d := &DB{dir: dir, o: o, log: deps.Logger, counts: deps.Counts, slots: make(chan struct{}, o.Queries)}
 	d.ending, d.end = context.WithCancel(context.Background())
 	if d.busy = deps.Busy; d.busy == nil {
 		d.busy = func() bool { return false }
@@ -113,7 +114,7 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 	if err := d.functions(ctx); err != nil {
 		return nil, fmt.Errorf("warehouse: %w", err)
 	}
-	if err := d.exec(ctx, sqlSchema+sqlTemporary+sqlLock); err != nil {
+	if err := d.exec(ctx, sqlSchema+sqlAggregates+sqlTemporary+sqlLock); err != nil {
 		return nil, err
 	}
 	if err := d.load(ctx); err != nil {

@@ -137,23 +137,21 @@ CREATE TABLE IF NOT EXISTS store.columns (shelf VARCHAR, place INTEGER, name VAR
 CREATE TABLE IF NOT EXISTS store.keyfiles (name VARCHAR);
 CREATE TABLE IF NOT EXISTS tenants (tenant UBIGINT, name VARCHAR);
 CREATE TABLE IF NOT EXISTS metrics (tenant UBIGINT, metric UBIGINT, service VARCHAR, name VARCHAR);
-CREATE TABLE IF NOT EXISTS aggregates (tenant UBIGINT, metric UBIGINT, "interval" VARCHAR, start TIMESTAMP, dimension VARCHAR, value VARCHAR,
-	count BIGINT, micros BIGINT, uniques BIGINT);
+DROP TABLE IF EXISTS main.aggregates; -- of versions before, where it had no rows
 `
 
 // sqlTemporary has the tables of the writing connection.
 const sqlTemporary = `
 CREATE TEMP TABLE touched (profile UUID);
 CREATE TEMP TABLE leaving (profile UUID);
-CREATE TEMP TABLE counted AS FROM main.aggregates LIMIT 0;
 `
 
-// sqlUpsert puts the rows of the temporary table in the place of those with the same key.
-const sqlUpsert = `
-DELETE FROM main.aggregates USING temp.counted c WHERE aggregates.tenant = c.tenant AND aggregates.metric = c.metric AND aggregates."interval" = c."interval"
-	AND aggregates.start = c.start AND aggregates.dimension = c.dimension AND aggregates.value = c.value;
-INSERT INTO main.aggregates FROM temp.counted;
-DELETE FROM temp.counted;
+// sqlAggregates gives the function that asks the account level a name and a parameter that may be left out: the driver can have none,
+// and must not be given a NULL.
+const sqlAggregates = `
+CREATE OR REPLACE MACRO main.` + aggregatesFunction + `(tenant, metric, "interval", dimension := NULL) AS TABLE
+	FROM ` + countsFunction + `(coalesce(CAST(tenant AS VARCHAR), ''), coalesce(CAST(metric AS VARCHAR), ''), coalesce(CAST("interval" AS VARCHAR), ''),
+		dimension IS NULL, coalesce(CAST(dimension AS VARCHAR), ''));
 `
 
 // sqlLock closes what SQL could reach outside of the warehouse. It comes last: nothing can be set after it.
@@ -166,7 +164,7 @@ SET GLOBAL lock_configuration = true;
 `
 
 // public are the tables that one tenant's SQL may name; each has a column tenant.
-var public = []string{"events", "profiles", "metrics", "tenants", "aggregates"}
+var public = []string{"events", "profiles", "metrics", "tenants"}
 
 // sqlTenantViews hides the public tables behind views of one tenant's rows, for one connection.
 func sqlTenantViews(tenant fact.TenantID) string {

@@ -14,6 +14,8 @@ import (
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-mta/godwit/pipeline/warehouse"
 )
 
 // ErrNoCgo is returned by Open of a program that was built without cgo.
@@ -24,5 +26,6 @@ var ErrNoCgo = errors.New("warehouse: this program was built with CGO_ENABLED=0,
 type Deps struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
-	Busy       func() bool // reports whether others need the CPU more, so that what can wait should
+	Counts     warehouse.Counts // what SQL's aggregates(…) asks
+	Busy       func() bool      // reports whether others need the CPU more, so that what can wait should
 }

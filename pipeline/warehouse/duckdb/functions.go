@@ -71,5 +71,8 @@ func (d *DB) functions(ctx context.Context) error {
 			return fmt.Errorf("function %s: %w", name, err)
 		}
 	}
+	if err := duckdb.RegisterTableUDF(d.w, countsFunction, d.countsFunction()); err != nil {
+		return fmt.Errorf("function %s: %w", countsFunction, err)
+	}
 	return ctx.Err()
 }

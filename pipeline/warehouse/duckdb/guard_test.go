@@ -33,7 +33,6 @@ func shop(t *testing.T, o warehouse.Options) *DB {
 			Service: "api", Name: "Opened", Time: at, UID: fmt.Sprint(i), Value: 2_500_000, HasValue: true, Dims: []fact.Dim{{Name: "URL", Value: "u"}}}})
 		b.Changes = append(b.Changes, warehouse.Change{Tenant: tenant, Profile: p, At: at, Who: []fact.Identifier{{Kind: fact.ByEmail, Value: fmt.Sprint(i, "@x.example")}}})
 	}
-	b.Aggregates = []warehouse.AggregateRow{{Tenant: "acme", Metric: 1, Interval: warehouse.Day, Start: time.Unix(0, 0), Count: 1}, {Tenant: "acme", Metric: 1, Interval: warehouse.Day, Start: time.Unix(0, 0), Count: 5}}
 	if err := d.Append(context.Background(), b); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +63,6 @@ func TestSQLThatReads(t *testing.T) {
 		{"acme", "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT max(i) FROM n", nil, "[[3]]"},
 		{"acme", "SELECT name FROM tenants", nil, "[[acme]]"},
 		{"acme", "SELECT name FROM metrics WHERE metric = $1", []any{metric}, "[[Opened]]"},
-		{"acme", "SELECT count FROM aggregates", nil, "[[5]]"},
 		{"", "SELECT count(*) FROM events WHERE tenant = tenant_id('other')", nil, "[[5]]"},
 		{"", "SELECT count(*) FROM events WHERE profile = ?", []any{acme}, "[[1]]"},
 		{"", "SELECT count(*) FROM events WHERE profile = ?", []any{acme.String()}, "[[1]]"},

@@ -31,7 +31,9 @@ func (d *DB) Query(ctx context.Context, s warehouse.Statement) (_ warehouse.Rows
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.o.QueryTime.D())
 	stop := context.AfterFunc(d.ending, cancel)
-	r := &rows{d: d, ctx: ctx, cancel: func() { stop(); cancel() }, limit: s.Limit}
+	r := &rows{d: d, cancel: func() { stop(); cancel() }, asking: &asking{tenant: s.Tenant}, limit: s.Limit}
+	r.ctx = context.WithValue(ctx, askingKey{}, r.asking)
+	ctx = r.ctx
 	defer func() {
 		if err != nil {
 			r.err = err
@@ -84,6 +86,7 @@ type rows struct {
 	d      *DB
 	ctx    context.Context
 	cancel context.CancelFunc
+	asking *asking
 	conn   *duckdb.Conn
 	stmt   driver.Stmt
 	got    driver.Rows
@@ -187,6 +190,11 @@ func (r *rows) explain(q *checked, err error) error {
 	if ctx := r.ctx.Err(); ctx != nil {
 		return fmt.Errorf("warehouse: %w", ctx)
 	}
+	own := r.asking.failed()
+	var bad *warehouse.SQLError
+	if own != nil && !errors.As(own, &bad) {
+		return fmt.Errorf("warehouse: %w", own)
+	}
 	var e *duckdb.Error
 	if !errors.As(err, &e) {
 		return fmt.Errorf("warehouse: %w", err)
@@ -194,6 +202,9 @@ func (r *rows) explain(q *checked, err error) error {
 	message, at := positionIn(q.sql, e.Msg)
 	if at >= 0 {
 		at -= q.prefix
+	}
+	if bad != nil {
+		message = bad.Message
 	}
 	return q.errorAt(message, at)
 }
@@ -324,10 +335,11 @@ func (r *rows) Close() error {
 	if r.stmt != nil {
 		errs = append(errs, r.stmt.Close())
 	}
+	r.cancel()
+	r.asking.readers.Wait()
 	if r.conn != nil {
 		errs = append(errs, r.d.disconnect(r.conn)) // which ends its transaction and drops its views
 	}
-	r.cancel()
 	outcome := "ok"
 	if r.err != nil {
 		outcome = "error"

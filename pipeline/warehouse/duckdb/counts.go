@@ -1,0 +1,239 @@
+//go:build cgo
+
+package duckdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/duckdb/duckdb-go/v2"
+
+	"github.com/godwit-mta/godwit/pipeline/fact"
+	"github.com/godwit-mta/godwit/pipeline/warehouse"
+)
+
+// SQL's aggregates(tenant, metric, interval) are the counts of the account level, asked when a statement wants them. A goroutine reads them for
+// the database, which takes them by chunks and may stop at any of them.
+
+// A statement may name aggregatesFunction, which is a macro, and not countsFunction behind it.
+const (
+	aggregatesFunction = "aggregates"
+	countsFunction     = "account_counts"
+)
+
+// asking is what the functions of one statement know of it. It is in the statement's context: a function that finds none answers nothing.
+type asking struct {
+	tenant  string // the only one that may be named; "": any
+	readers sync.WaitGroup
+
+	mu  sync.Mutex
+	err error // the first, as it was before the database made text of it
+}
+
+type askingKey struct{}
+
+func (a *asking) fail(err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err == nil {
+		a.err = err
+	}
+	return err
+}
+
+func (a *asking) failed() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// countsFunction registers as it is bound: with the text of tenant, metric and interval, whether all dimensions are wanted, and the one that is.
+func (d *DB) countsFunction() duckdb.ChunkTableFunction {
+	text, flag := typeInfo(duckdb.TYPE_VARCHAR), typeInfo(duckdb.TYPE_BOOLEAN)
+	return duckdb.ChunkTableFunction{
+		Config: duckdb.TableFunctionConfig{Arguments: []duckdb.TypeInfo{text, text, text, flag, text}},
+		BindArgumentsContext: func(ctx context.Context, _ map[string]any, args ...any) (duckdb.ChunkTableSource, error) {
+			a, ok := ctx.Value(askingKey{}).(*asking)
+			if !ok {
+				return nil, errors.New("aggregates cannot be asked here")
+			}
+			all, _ := args[3].(bool)
+			q := warehouse.CountsQuery{Tenant: str(args[0]), All: all, Dimension: str(args[4])}
+			if err := d.countsQuery(ctx, a, &q, str(args[1]), str(args[2])); err != nil {
+				return nil, a.fail(err)
+			}
+			return &countsSource{ctx: ctx, asked: a, counts: d.counts, q: q, id: uint64(fact.TenantIDOf(q.Tenant)), stop: func() {}}, nil
+		},
+	}
+}
+
+// typeInfo is a plain type, of which there is always one.
+func typeInfo(t duckdb.Type) duckdb.TypeInfo {
+	info, _ := duckdb.NewTypeInfo(t)
+	return info
+}
+
+// countsQuery checks the arguments and completes the question.
+func (d *DB) countsQuery(ctx context.Context, a *asking, q *warehouse.CountsQuery, metric, interval string) error {
+	refuse := func(format string, args ...any) error {
+		return &warehouse.SQLError{Message: "aggregates: " + fmt.Sprintf(format, args...)}
+	}
+	if d.counts == nil {
+		return refuse("nothing is counted here")
+	}
+	if a.tenant != "" && q.Tenant != a.tenant {
+		return refuse("the tenant of this statement is %q", a.tenant)
+	}
+	for q.Interval = warehouse.Hour; q.Interval.String() != strings.ToLower(interval); q.Interval++ {
+		if q.Interval == warehouse.Month {
+			return refuse("the interval can be hour, day, week or month, not %q", interval)
+		}
+	}
+	metrics, err := d.counts.Metrics(ctx, q.Tenant)
+	if err != nil {
+		return err
+	}
+	if len(metrics) == 0 {
+		return refuse("there are no counts of a tenant %q", q.Tenant)
+	}
+	var named []string
+	for _, m := range metrics {
+		if m.ID.String() == strings.ToLower(metric) {
+			q.Metric = m.ID
+			return nil
+		}
+		if m.Name == metric {
+			q.Metric = m.ID
+			named = append(named, fmt.Sprintf("%s (%s)", m.ID, m.Service))
+		}
+	}
+	switch len(named) {
+	case 0:
+		return refuse("tenant %q has no metric with the name or id %q", q.Tenant, metric)
+	case 1:
+		return nil
+	}
+	return refuse("several metrics are named %q: ask by id, which can be %s", metric, strings.Join(named, " or "))
+}
+
+// Columns of aggregates, by their place.
+const (
+	agTenant = iota
+	agMetric
+	agInterval
+	agStart
+	agLocal
+	agDimension
+	agValue
+	agCount
+	agMicros
+	agUniques
+)
+
+// countsSource is one place of a statement that names aggregates. The database calls it on one thread at a time.
+type countsSource struct {
+	ctx    context.Context // of the statement
+	asked  *asking
+	counts warehouse.Counts
+	q      warehouse.CountsQuery
+	id     uint64 // of the tenant
+	stop   context.CancelFunc
+	*reading
+}
+
+// reading is one pass over the counts.
+type reading struct {
+	chunks chan []warehouse.Count
+	err    error // why chunks ended; to be read then
+}
+
+// ColumnInfos implements duckdb.ChunkTableSource.
+func (s *countsSource) ColumnInfos() []duckdb.ColumnInfo {
+	id, text, number, at := typeInfo(duckdb.TYPE_UBIGINT), typeInfo(duckdb.TYPE_VARCHAR), typeInfo(duckdb.TYPE_BIGINT), typeInfo(duckdb.TYPE_TIMESTAMP)
+	return []duckdb.ColumnInfo{
+		agTenant: {Name: "tenant", T: id}, agMetric: {Name: "metric", T: id}, agInterval: {Name: "interval", T: text}, agStart: {Name: "start", T: at},
+		agLocal: {Name: "local_start", T: at}, agDimension: {Name: "dimension", T: text}, agValue: {Name: "value", T: text}, agCount: {Name: "count", T: number},
+		agMicros: {Name: "micros", T: typeInfo(duckdb.TYPE_HUGEINT)}, agUniques: {Name: "uniques", T: number},
+	}
+}
+
+// Cardinality implements duckdb.ChunkTableSource.
+func (s *countsSource) Cardinality() *duckdb.CardinalityInfo { return nil }
+
+// Init implements duckdb.ChunkTableSource. A recursive question does so again and again: what was left of the last time is not wanted any more.
+func (s *countsSource) Init() {
+	s.stop()
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(s.ctx)
+	r := &reading{chunks: make(chan []warehouse.Count)}
+	s.reading = r
+	s.asked.readers.Go(func() {
+		r.err = r.run(ctx, s.counts, s.q)
+		close(r.chunks)
+	})
+}
+
+// run hands all counts over, by chunks.
+func (r *reading) run(ctx context.Context, from warehouse.Counts, q warehouse.CountsQuery) error {
+	most := duckdb.GetDataChunkCapacity()
+	var chunk []warehouse.Count
+	give := func() error {
+		select {
+		case r.chunks <- chunk:
+			chunk = make([]warehouse.Count, 0, most)
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := from.Each(ctx, q, func(c warehouse.Count) error {
+		if chunk = append(chunk, c); len(chunk) < most {
+			return nil
+		}
+		return give()
+	})
+	if err == nil && len(chunk) > 0 {
+		err = give()
+	}
+	return err
+}
+
+// FillChunk implements duckdb.ChunkTableSource.
+func (s *countsSource) FillChunk(to duckdb.DataChunk) error {
+	var chunk []warehouse.Count
+	select {
+	case chunk = <-s.chunks:
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+	if chunk == nil && s.err != nil {
+		return s.asked.fail(s.err)
+	}
+	for i := range chunk {
+		if err := s.fill(to, i, &chunk[i]); err != nil {
+			return s.asked.fail(err)
+		}
+	}
+	return to.SetSize(len(chunk))
+}
+
+func (s *countsSource) fill(to duckdb.DataChunk, row int, c *warehouse.Count) error {
+	y, month, day := c.Start.Date()
+	local := time.Date(y, month, day, c.Start.Hour(), c.Start.Minute(), c.Start.Second(), 0, time.UTC)
+	return errors.Join(
+		duckdb.SetChunkValue(to, agTenant, row, s.id),
+		duckdb.SetChunkValue(to, agMetric, row, uint64(s.q.Metric)),
+		duckdb.SetChunkValue(to, agInterval, row, s.q.Interval.String()),
+		duckdb.SetChunkValue(to, agStart, row, c.Start.UTC()),
+		duckdb.SetChunkValue(to, agLocal, row, local),
+		duckdb.SetChunkValue(to, agDimension, row, c.Dimension),
+		duckdb.SetChunkValue(to, agValue, row, c.Value),
+		duckdb.SetChunkValue(to, agCount, row, c.Count),
+		duckdb.SetChunkValue(to, agMicros, row, c.Micros),
+		duckdb.SetChunkValue(to, agUniques, row, c.Uniques),
+	)
+}
