@@ -124,6 +124,10 @@ func TestAggregatesAreAsked(t *testing.T) {
 			t.Errorf("%s: %d still run", c.sql, n)
 		}
 	}
+	a.dims = []string{"\x80"}
+	if got, err := ask(d, warehouse.Statement{SQL: "select distinct dimension, value from aggregates('acme', 'Placed Order', 'day')"}); err != nil || fmt.Sprint(got.Rows) != "[[\uFFFD of \uFFFD]]" {
+		t.Errorf("what is no UTF-8: %+v %v", got, err)
+	}
 	a.days = 0
 	if got, err := ask(d, warehouse.Statement{SQL: "from aggregates('acme', 'Placed Order', 'day')", Limit: 1}); err != nil || len(got.Rows) != 0 || len(got.Columns) != 10 {
 		t.Errorf("no counts: %+v %v", got, err)
