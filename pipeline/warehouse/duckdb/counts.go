@@ -26,8 +26,8 @@ const (
 	countsFunction     = "account_counts"
 )
 
-// asking is what the functions of one statement know of it. It is in the statement's context: a function that finds none answers nothing.
-type asking struct {
+// scope is what the functions of one statement know of it. It is in the statement's context: a function that finds none answers nothing.
+type scope struct {
 	tenant  string // the only one that may be named; "": any
 	readers sync.WaitGroup
 
@@ -35,21 +35,21 @@ type asking struct {
 	err error // the first, as it was before the database made text of it
 }
 
-type askingKey struct{}
+type scopeKey struct{}
 
-func (a *asking) fail(err error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.err == nil {
-		a.err = err
+func (s *scope) fail(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
 	}
 	return err
 }
 
-func (a *asking) failed() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.err
+func (s *scope) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
 }
 
 // countsFunction registers as it is bound: with the text of tenant, metric and interval, whether all dimensions are wanted, and the one that is.
@@ -58,16 +58,16 @@ func (d *DB) countsFunction() duckdb.ChunkTableFunction {
 	return duckdb.ChunkTableFunction{
 		Config: duckdb.TableFunctionConfig{Arguments: []duckdb.TypeInfo{text, text, text, flag, text}},
 		BindArgumentsContext: func(ctx context.Context, _ map[string]any, args ...any) (duckdb.ChunkTableSource, error) {
-			a, ok := ctx.Value(askingKey{}).(*asking)
+			of, ok := ctx.Value(scopeKey{}).(*scope)
 			if !ok {
 				return nil, errors.New("aggregates cannot be asked here")
 			}
 			all, _ := args[3].(bool)
 			q := warehouse.CountsQuery{Tenant: str(args[0]), All: all, Dimension: str(args[4])}
-			if err := d.countsQuery(ctx, a, &q, str(args[1]), str(args[2])); err != nil {
-				return nil, a.fail(err)
+			if err := d.countsQuery(ctx, of, &q, str(args[1]), str(args[2])); err != nil {
+				return nil, of.fail(err)
 			}
-			return &countsSource{ctx: ctx, asked: a, counts: d.counts, q: q, id: uint64(fact.TenantIDOf(q.Tenant)), stop: func() {}}, nil
+			return &countsSource{ctx: ctx, of: of, counts: d.counts, q: q, id: uint64(fact.TenantIDOf(q.Tenant)), stop: func() {}}, nil
 		},
 	}
 }
@@ -79,15 +79,15 @@ func typeInfo(t duckdb.Type) duckdb.TypeInfo {
 }
 
 // countsQuery checks the arguments and completes the question.
-func (d *DB) countsQuery(ctx context.Context, a *asking, q *warehouse.CountsQuery, metric, interval string) error {
+func (d *DB) countsQuery(ctx context.Context, of *scope, q *warehouse.CountsQuery, metric, interval string) error {
 	refuse := func(format string, args ...any) error {
 		return &warehouse.SQLError{Message: "aggregates: " + fmt.Sprintf(format, args...)}
 	}
 	if d.counts == nil {
 		return refuse("nothing is counted here")
 	}
-	if a.tenant != "" && q.Tenant != a.tenant {
-		return refuse("the tenant of this statement is %q", a.tenant)
+	if of.tenant != "" && q.Tenant != of.tenant {
+		return refuse("the tenant of this statement is %q", of.tenant)
 	}
 	for q.Interval = warehouse.Hour; q.Interval.String() != strings.ToLower(interval); q.Interval++ {
 		if q.Interval == warehouse.Month {
@@ -138,7 +138,7 @@ const (
 // countsSource is one place of a statement that names aggregates. The database calls it on one thread at a time.
 type countsSource struct {
 	ctx    context.Context // of the statement
-	asked  *asking
+	of     *scope
 	counts warehouse.Counts
 	q      warehouse.CountsQuery
 	id     uint64 // of the tenant
@@ -172,7 +172,7 @@ func (s *countsSource) Init() {
 	ctx, s.stop = context.WithCancel(s.ctx)
 	r := &reading{chunks: make(chan []warehouse.Count)}
 	s.reading = r
-	s.asked.readers.Go(func() {
+	s.of.readers.Go(func() {
 		r.err = r.run(ctx, s.counts, s.q)
 		close(r.chunks)
 	})
@@ -212,7 +212,7 @@ func (s *countsSource) FillChunk(to duckdb.DataChunk) error {
 		return s.ctx.Err()
 	}
 	if chunk == nil && s.err != nil {
-		return s.asked.fail(s.err)
+		return s.of.fail(s.err)
 	}
 	for column, set := range s.columns() {
 		if !wanted(to, column) {
@@ -220,7 +220,7 @@ func (s *countsSource) FillChunk(to duckdb.DataChunk) error {
 		}
 		for i := range chunk {
 			if err := set(to, column, i, &chunk[i]); err != nil {
-				return s.asked.fail(err)
+				return s.of.fail(err)
 			}
 		}
 	}

@@ -148,11 +148,9 @@ func TestNear(t *testing.T) {
 // TestExamples asks what the program's help and the documentation give as examples.
 func TestExamples(t *testing.T) {
 	ctx := context.Background()
-	d, err := open(ctx, t.TempDir(), testOptions(), Deps{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = d.Close() }()
+	counts := someCounts(t)
+	counts.metrics["acme"] = append(counts.metrics["acme"], warehouse.CountedMetric{ID: 19, Service: "mta", Name: "Opened Email"})
+	d := counting(t, counts, testOptions())
 	w := newWorld(3)
 	for range 300 {
 		w.step()

@@ -31,8 +31,8 @@ func (d *DB) Query(ctx context.Context, s warehouse.Statement) (_ warehouse.Rows
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.o.QueryTime.D())
 	stop := context.AfterFunc(d.ending, cancel)
-	r := &rows{d: d, cancel: func() { stop(); cancel() }, asking: &asking{tenant: s.Tenant}, limit: s.Limit}
-	r.ctx = context.WithValue(ctx, askingKey{}, r.asking)
+	r := &rows{d: d, cancel: func() { stop(); cancel() }, scope: &scope{tenant: s.Tenant}, limit: s.Limit}
+	r.ctx = context.WithValue(ctx, scopeKey{}, r.scope)
 	ctx = r.ctx
 	defer func() {
 		if err != nil {
@@ -86,7 +86,7 @@ type rows struct {
 	d      *DB
 	ctx    context.Context
 	cancel context.CancelFunc
-	asking *asking
+	scope  *scope
 	conn   *duckdb.Conn
 	stmt   driver.Stmt
 	got    driver.Rows
@@ -190,7 +190,7 @@ func (r *rows) explain(q *checked, err error) error {
 	if ctx := r.ctx.Err(); ctx != nil {
 		return fmt.Errorf("warehouse: %w", ctx)
 	}
-	own := r.asking.failed()
+	own := r.scope.failed()
 	var bad *warehouse.SQLError
 	if own != nil && !errors.As(own, &bad) {
 		return fmt.Errorf("warehouse: %w", own)
@@ -336,7 +336,7 @@ func (r *rows) Close() error {
 		errs = append(errs, r.stmt.Close())
 	}
 	r.cancel()
-	r.asking.readers.Wait()
+	r.scope.readers.Wait()
 	if r.conn != nil {
 		errs = append(errs, r.d.disconnect(r.conn)) // which ends its transaction and drops its views
 	}
