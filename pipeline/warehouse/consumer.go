@@ -30,8 +30,8 @@ type Deps struct {
 	Sources    int32
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: not registered
-	// Busy reports whether others need the CPU more, for now. Nil is never.
-	Busy func() bool
+	// Behind reports whether the levels that people wait for are behind, so that they need the CPU more. Nil is never.
+	Behind func() bool
 }
 
 // Consumer stores the facts of a log in a warehouse. It collects them for a window and stores
@@ -56,8 +56,8 @@ func NewConsumer(w Sink, facts stream.Topic, log stream.Log, o Options, d Deps) 
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)
 	}
-	if d.Busy == nil {
-		d.Busy = func() bool { return false }
+	if d.Behind == nil {
+		d.Behind = func() bool { return false }
 	}
 	if d.Sources <= 0 {
 		d.Sources = facts.Partitions()

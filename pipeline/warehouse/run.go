@@ -219,9 +219,9 @@ const (
 	many = 5000
 )
 
-// patience is how long so many facts are worth waiting for more. The fewer come, the sooner they are stored: there is no backlog then, and
+// collectFor is how long so many facts are worth waiting for more. The fewer come, the sooner they are stored: there is no backlog then, and
 // somebody may be looking.
-func patience(window time.Duration, facts int) time.Duration {
+func collectFor(window time.Duration, facts int) time.Duration {
 	return min(window, soon+window*time.Duration(min(facts, many))/many)
 }
 
@@ -232,7 +232,7 @@ func (r *run) due() time.Duration {
 	if r.next.empty() {
 		return soon
 	}
-	return patience(r.c.o.Window.D(), r.next.records) - time.Since(r.since)
+	return collectFor(r.c.o.Window.D(), r.next.records) - time.Since(r.since)
 }
 
 // store writes what was collected, once in a window or when it is enough.
@@ -268,7 +268,7 @@ func (r *run) store(ctx context.Context) error {
 // giveWay waits while others need the CPU more, but not for ever.
 func (r *run) giveWay(ctx context.Context) {
 	const look = 20 * time.Millisecond
-	for began := time.Now(); r.c.d.Busy() && time.Since(began) < r.c.o.Yield.D(); {
+	for began := time.Now(); r.c.d.Behind() && time.Since(began) < r.c.o.Yield.D(); {
 		select {
 		case <-ctx.Done():
 			return

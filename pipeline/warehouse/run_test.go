@@ -17,11 +17,11 @@ func TestFewFactsWaitShort(t *testing.T) {
 		facts int
 		want  time.Duration
 	}{{1, 201 * time.Millisecond}, {500, 600 * time.Millisecond}, {2500, 2200 * time.Millisecond}, {5000, window}, {1_000_000, window}} {
-		if got := patience(window, c.facts); got < c.want-time.Millisecond || got > c.want {
+		if got := collectFor(window, c.facts); got < c.want-time.Millisecond || got > c.want {
 			t.Errorf("%d facts wait %v, not %v", c.facts, got, c.want)
 		}
 	}
-	if got := patience(time.Millisecond, 1); got != time.Millisecond {
+	if got := collectFor(time.Millisecond, 1); got != time.Millisecond {
 		t.Errorf("a short window: %v", got)
 	}
 }
@@ -77,7 +77,7 @@ func TestBatchesGiveWayForAWhile(t *testing.T) {
 			o := DefaultOptions()
 			o.Yield = units.Duration(c.yield)
 			free := time.Now().Add(3 * time.Second)
-			w, err := NewConsumer(new(crashy), nil, nil, o, Deps{Sources: 1, Busy: func() bool { return time.Now().Before(free) }})
+			w, err := NewConsumer(new(crashy), nil, nil, o, Deps{Sources: 1, Behind: func() bool { return time.Now().Before(free) }})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -32,7 +32,7 @@ func (d *DB) Append(ctx context.Context, b *warehouse.Batch) error {
 		}
 	}
 	if len(b.Events) >= d.o.Batch/10*9 {
-		d.hurried = time.Now().Add(hurry)
+		d.fullUntil = time.Now().Add(fullFor)
 	}
 	p := &plan{d: d, b: b}
 	p.fresh.Reserve(len(b.Events) + len(b.Changes)/2)

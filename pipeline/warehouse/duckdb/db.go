@@ -31,7 +31,7 @@ type DB struct {
 	o      warehouse.Options
 	log    *slog.Logger
 	m      *metrics
-	busy   func() bool      // others need the CPU more
+	behind func() bool      // the levels that people wait for are
 	counts warehouse.Counts // nil: there are none
 	db     *duckdb.Connector
 	sql    *sql.DB // over db
@@ -55,15 +55,15 @@ type DB struct {
 	events   *shelf
 	profiles *shelf
 	// sight is held, beside mu, to change keys and the columns of shelves, which questions look at.
-	sight   sync.RWMutex
-	keys    *keyset.Set
-	cleared map[fact.ProfileID]bool // profiles that lost an identifier
-	epoch   uint32
-	lastRun int64
-	known   known
-	unsaved unsaved
-	hurried time.Time                          // until then facts come faster than they are stored
-	safe    atomic.Pointer[[]warehouse.Offset] // as of the last checkpoint
+	sight     sync.RWMutex
+	keys      *keyset.Set
+	cleared   map[fact.ProfileID]bool // profiles that lost an identifier
+	epoch     uint32
+	lastRun   int64
+	known     known
+	unsaved   unsaved
+	fullUntil time.Time                          // a batch was full not long ago: facts come faster than they are stored
+	safe      atomic.Pointer[[]warehouse.Offset] // as of the last checkpoint
 
 	upkeep upkeep
 
@@ -86,8 +86,8 @@ func open(ctx context.Context, dir string, o warehouse.Options, deps Deps) (_ *D
 	}
 	d := &DB{dir: dir, o: o, log: deps.Logger, counts: deps.Counts, slots: make(chan struct{}, o.Queries)}
 	d.ending, d.end = context.WithCancel(context.Background())
-	if d.busy = deps.Busy; d.busy == nil {
-		d.busy = func() bool { return false }
+	if d.behind = deps.Behind; d.behind == nil {
+		d.behind = func() bool { return false }
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -27,5 +27,5 @@ type Deps struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 	Counts     warehouse.Counts // what SQL's aggregates(…) asks
-	Busy       func() bool      // reports whether others need the CPU more, so that what can wait should
+	Behind     func() bool      // reports whether the levels that people wait for are behind, so that what can wait should
 }

@@ -28,10 +28,10 @@ type upkeep struct {
 const (
 	// mostUnsorted is how many tables wait to be sorted at most: questions look into each.
 	mostUnsorted = 24
-	// patience is how many times as much may wait while facts come faster than they are stored: sorting would take the CPU from that.
-	patience = 4
-	// hurry is how long that is believed after a batch that was full.
-	hurry = 10 * time.Second
+	// whilePressed is how many times as much may wait to be sorted while something else needs the CPU more.
+	whilePressed = 4
+	// fullFor is how long after a full batch it is believed that facts come faster than they are stored.
+	fullFor = 10 * time.Second
 	// fan is how many tables of a level become one of the next.
 	fan = 8
 	// What is merged goes into the new table by parts, so that no transaction is long: the database could make no checkpoint
@@ -190,8 +190,8 @@ func (d *DB) begin(ctx context.Context, name string) (*job, error) {
 	}
 	s := d.shelf(name)
 	most, tables := d.most(name), mostUnsorted
-	if time.Now().Before(d.hurried) || d.busy() {
-		most, tables = most*patience, tables*patience
+	if time.Now().Before(d.fullUntil) || d.behind() {
+		most, tables = most*whilePressed, tables*whilePressed
 	}
 	if s.unsorted() >= most && s.tail().rows > 0 {
 		if err := d.tx(ctx, func() error { return d.rotate(ctx, s) }); err != nil {
