@@ -108,30 +108,19 @@ func (w *world) compare(t *testing.T, d *DB) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.profiles
-	err := d.each(ctx, s.union(s.runs, ""), func(scan func(...any) error) error {
+	err := d.eachRow(ctx, s, s.union(s.runs, ""), func(id fact.ProfileID, values []any) error {
 		people++
-		values, to := make([]any, len(s.fixed)+len(s.extra)), make([]any, len(s.fixed)+len(s.extra))
-		for i := range values {
-			to[i] = &values[i]
-		}
-		if err := scan(to...); err != nil {
-			return err
-		}
-		var id uuid
-		if err := id.Scan(values[prProfile]); err != nil {
-			return err
-		}
 		has, err := s.decode(values)
 		if err != nil {
 			return err
 		}
-		want := w.profiles[fact.ProfileID(id)]
+		want := w.profiles[id]
 		if want == nil {
-			t.Errorf("profile %v is there", fact.ProfileID(id))
+			t.Errorf("profile %v is there", id)
 			return nil
 		}
 		if canonical(has) != canonical(want) {
-			t.Errorf("profile %v:\n%s\nwant\n%s", fact.ProfileID(id), canonical(has), canonical(want))
+			t.Errorf("profile %v:\n%s\nwant\n%s", id, canonical(has), canonical(want))
 		}
 		return nil
 	})

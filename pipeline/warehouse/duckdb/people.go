@@ -210,22 +210,9 @@ func (p *plan) fetchProfiles(ctx context.Context) error {
 // fetchFrom reads the profiles that are in a run.
 func (p *plan) fetchFrom(ctx context.Context, r *run, where string) error {
 	s := p.d.profiles
-	n := len(s.fixed) + len(s.extra)
-	return p.d.each(ctx, s.selection(r, where), func(scan func(...any) error) error {
-		values, to := make([]any, n), make([]any, n)
-		for i := range values {
-			to[i] = &values[i]
-		}
-		if err := scan(to...); err != nil {
-			return err
-		}
-		var id uuid
-		if err := id.Scan(values[prProfile]); err != nil {
-			return err
-		}
-		e := p.edits[fact.ProfileID(id)]
+	return p.d.eachRow(ctx, s, s.selection(r, where), func(id fact.ProfileID, values []any) (err error) {
+		e := p.edits[id]
 		e.stored, e.in = true, r
-		var err error
 		e.state, err = s.decode(values)
 		return err
 	})

@@ -157,20 +157,8 @@ func (p *plan) fetchMoved(ctx context.Context) error {
 // fetchRows reads events of a run, given their places in it.
 func (p *plan) fetchRows(ctx context.Context, r *run, rows []int64, of map[fact.ProfileID]int) error {
 	s := p.d.events
-	n := len(s.fixed) + len(s.extra)
-	take := func(scan func(...any) error) error {
-		values, to := make([]any, n), make([]any, n)
-		for i := range values {
-			to[i] = &values[i]
-		}
-		if err := scan(to...); err != nil {
-			return err
-		}
-		var id uuid
-		if err := id.Scan(values[evProfile]); err != nil {
-			return err
-		}
-		if m := &p.merges[of[fact.ProfileID(id)]]; !m.Destination.IsZero() {
+	take := func(id fact.ProfileID, values []any) error {
+		if m := &p.merges[of[id]]; !m.Destination.IsZero() {
 			m.moved = append(m.moved, values)
 		}
 		return nil
@@ -180,7 +168,7 @@ func (p *plan) fetchRows(ctx context.Context, r *run, rows []int64, of map[fact.
 		wheres = []string{p.whereGone}
 	}
 	for _, where := range wheres {
-		if err := p.d.each(ctx, s.selection(r, where), take); err != nil {
+		if err := p.d.eachRow(ctx, s, s.selection(r, where), take); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@
 package duckdb
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -135,6 +136,26 @@ func (s *shelf) union(runs []*run, where string) string {
 		parts[i] = s.selection(r, where)
 	}
 	return unionAll(parts)
+}
+
+// eachRow calls f with the profile and all columns, which it may keep, of each row of a selection or union.
+func (d *DB) eachRow(ctx context.Context, s *shelf, q string, f func(id fact.ProfileID, values []any) error) error {
+	n := len(s.fixed) + len(s.extra)
+	profile := slices.IndexFunc(s.fixed, func(c column) bool { return c.kind == kindUUID })
+	return d.each(ctx, q, func(scan func(...any) error) error {
+		values, to := make([]any, n), make([]any, n)
+		for i := range values {
+			to[i] = &values[i]
+		}
+		if err := scan(to...); err != nil {
+			return err
+		}
+		var id uuid
+		if err := id.Scan(values[profile]); err != nil {
+			return err
+		}
+		return f(fact.ProfileID(id), values)
+	})
 }
 
 // view makes the view of what is there.
