@@ -3,15 +3,21 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/pipeline/account"
-	"github.com/godwit-mta/godwit/pipeline/fact"
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
 )
 
 // counted is the account level in the warehouse's words.
-type counted struct{ counts *account.Reader }
+type counted struct {
+	counts *account.Reader
+	most   int // counts of one dimension to hold in memory
+}
+
+// mostCounts take 90 to 310 MiB, the more the more values they are of. A statement that wants more must not end the server.
+const mostCounts = 1_000_000
 
 // Metrics implements warehouse.Counts.
 func (c counted) Metrics(ctx context.Context, tenant string) ([]warehouse.CountedMetric, error) {
@@ -26,15 +32,25 @@ func (c counted) Metrics(ctx context.Context, tenant string) ([]warehouse.Counte
 // Each implements warehouse.Counts.
 func (c counted) Each(ctx context.Context, q warehouse.CountsQuery, f func(warehouse.Count) error) error {
 	intervals := map[warehouse.Interval]account.Interval{warehouse.Hour: account.Hour, warehouse.Day: account.Day, warehouse.Week: account.Week, warehouse.Month: account.Month}
-	each := c.counts.Each
-	if !q.All {
-		each = func(ctx context.Context, tenant string, metric fact.MetricID, interval account.Interval, f func(account.Final) error) error {
-			return c.counts.EachBy(ctx, tenant, metric, interval, q.Dimension, f)
+	dimensions := []string{q.Dimension}
+	if q.All {
+		var err error
+		if dimensions, err = c.counts.Dimensions(); err != nil {
+			return forSQL(err)
 		}
 	}
-	return forSQL(each(ctx, q.Tenant, q.Metric, intervals[q.Interval], func(n account.Final) error {
-		return f(warehouse.Count{Dimension: n.Dimension, Value: n.Value, Start: n.Start, Count: n.Count, Micros: n.Sum.Big(), Uniques: n.Unique})
-	}))
+	for _, dimension := range dimensions {
+		err := c.counts.EachBy(ctx, q.Tenant, q.Metric, intervals[q.Interval], dimension, c.most, func(n account.Final) error {
+			return f(warehouse.Count{Dimension: n.Dimension, Value: n.Value, Start: n.Start, Count: n.Count, Micros: n.Sum.Big(), Uniques: n.Unique})
+		})
+		if errors.Is(err, account.ErrTooMany) {
+			return &warehouse.SQLError{Message: fmt.Sprintf("aggregates: there are more than %d counts by dimension %q: ask for a longer interval or another dimension, or the API, whose questions have bounds", c.most, dimension)}
+		}
+		if err != nil {
+			return forSQL(err)
+		}
+	}
+	return nil
 }
 
 // forSQL makes an error one for whoever asked, if it is not a fault of the program.

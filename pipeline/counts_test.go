@@ -12,6 +12,7 @@ import (
 
 	"github.com/godwit-mta/godwit/pipeline/account"
 	"github.com/godwit-mta/godwit/pipeline/fact"
+	"github.com/godwit-mta/godwit/pipeline/warehouse"
 )
 
 // TestCountsBySQL holds the rows of aggregates against what metric-aggregates answers with.
@@ -33,6 +34,17 @@ func TestCountsBySQL(t *testing.T) {
 	c.quiet()
 	if after := c.compareCounts(); after == before {
 		t.Error("an event and a merge changed nothing")
+	}
+	few := counted{c.p.counts, 100}
+	q := warehouse.CountsQuery{Tenant: shop, Metric: fact.DeriveMetric(shop, "api", "Placed Order"), Interval: warehouse.Month, All: true}
+	n := 0
+	take := func(warehouse.Count) error { n++; return nil }
+	c.must(few.Each(t.Context(), q, take))
+	months := n
+	q.Interval = warehouse.Hour
+	var bad *warehouse.SQLError
+	if err := few.Each(t.Context(), q, take); !errors.As(err, &bad) || n != months {
+		t.Errorf("more than are to be held: %v, after %d", err, n-months)
 	}
 	c.must(c.p.StopConsumer(t.Context(), consumerAccount))
 	_, err := c.p.SQL(t.Context(), "from aggregates('shop', 'Placed Order', 'day')", 10)

@@ -24,7 +24,7 @@ func (p *Pipeline) openWarehouse(ctx context.Context) (err error) {
 	if o.Engine == "" {
 		return nil
 	}
-	p.house, err = duckdb.Open(ctx, filepath.Join(p.o.Path, "warehouse"), o, duckdb.Deps{Logger: p.d.Logger, Registerer: p.d.Registerer, Counts: counted{p.counts}, Behind: p.memory.Behind})
+	p.house, err = duckdb.Open(ctx, filepath.Join(p.o.Path, "warehouse"), o, duckdb.Deps{Logger: p.d.Logger, Registerer: p.d.Registerer, Counts: counted{p.counts, mostCounts}, Behind: p.memory.Behind})
 	if errors.Is(err, duckdb.ErrNoCgo) {
 		p.log.Warn("no warehouse: SQL, counts by several dimensions and lists of all events are not to be had", "why", err)
 		p.house = nil

@@ -26,6 +26,7 @@ type lines map[string]map[int64]*cellNumbers
 type collector struct {
 	plan    *plan
 	lines   lines
+	cells   int                      // in lines
 	open    map[int64][]*cellNumbers // have ids
 	buckets map[int64]int64          // of hours that were looked up; noBucket is none
 }
@@ -82,6 +83,9 @@ func (c *collector) entry(value []byte, id int64, e *entry) error {
 	}
 	n := line[id]
 	if n == nil {
+		if c.cells++; c.plan.most > 0 && c.cells > c.plan.most {
+			return ErrTooMany
+		}
 		n = &cellNumbers{}
 		line[id] = n
 	}

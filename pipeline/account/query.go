@@ -93,6 +93,7 @@ type plan struct {
 	from, to int64          // Unix seconds
 	bounded  bool           // there are from and to
 	unique   bool           // is asked for
+	most     int            // counts to hold at once; 0: all
 }
 
 func newPlan(q *Query, zone *time.Location) (*plan, error) {

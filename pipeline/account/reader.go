@@ -18,6 +18,9 @@ import (
 // ErrUnavailable says that a partition is not counted here at the moment.
 var ErrUnavailable = errors.New("account: a partition is not being counted here")
 
+// ErrTooMany says that there are more counts than were to be held in memory.
+var ErrTooMany = errors.New("account: too many counts")
+
 // Reader answers questions for numbers. It sees all that was applied. It is safe for concurrent use.
 type Reader struct {
 	zones      *zones
@@ -77,8 +80,18 @@ func (r *Reader) collect(ctx context.Context, p *plan, tenant string) (lines, er
 			return nil, err
 		}
 		all.merge(got)
+		if p.most > 0 && all.cells() > p.most {
+			return nil, ErrTooMany
+		}
 	}
 	return all, nil
+}
+
+func (l lines) cells() (n int) {
+	for _, line := range l {
+		n += len(line)
+	}
+	return n
 }
 
 // merge adds the numbers of another partition.
@@ -201,21 +214,22 @@ type Final struct {
 // Each calls f for all counts of a metric in intervals of the tenant's zone, until it returns an error. It holds all counts of one
 // dimension in memory.
 func (r *Reader) Each(ctx context.Context, tenant string, metric fact.MetricID, interval Interval, f func(Final) error) error {
-	dims, err := r.dimensions()
+	dims, err := r.Dimensions()
 	if err != nil {
 		return err
 	}
 	for _, name := range dims {
-		if err := r.EachBy(ctx, tenant, metric, interval, name, f); err != nil {
+		if err := r.EachBy(ctx, tenant, metric, interval, name, 0, f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// EachBy is Each for the counts by one dimension, "" for the total. Of a dimension that nobody has there are none.
-func (r *Reader) EachBy(ctx context.Context, tenant string, metric fact.MetricID, interval Interval, dimension string, f func(Final) error) error {
-	p := &plan{tenant: fact.TenantIDOf(tenant), metric: metric, dim: dimension, interval: interval, zone: r.zones.of(tenant), by: true, unique: true}
+// EachBy is Each for the counts by one dimension, "" for the total. Of a dimension that nobody has there are none. If there are more than most, unless that is 0, it
+// returns ErrTooMany before it calls f.
+func (r *Reader) EachBy(ctx context.Context, tenant string, metric fact.MetricID, interval Interval, dimension string, most int, f func(Final) error) error {
+	p := &plan{tenant: fact.TenantIDOf(tenant), metric: metric, dim: dimension, interval: interval, zone: r.zones.of(tenant), by: true, unique: true, most: most}
 	all, err := r.collect(ctx, p, tenant)
 	if err != nil {
 		return err
@@ -223,8 +237,8 @@ func (r *Reader) EachBy(ctx context.Context, tenant string, metric fact.MetricID
 	return all.each(dimension, p, f)
 }
 
-// dimensions are the names of all there are, of any tenant, and "" for the total, in order.
-func (r *Reader) dimensions() ([]string, error) {
+// Dimensions are the names of all there are, of any tenant, and "" for the total, in order.
+func (r *Reader) Dimensions() ([]string, error) {
 	dims := map[string]bool{"": true}
 	for id := range r.partitions {
 		p, err := r.processor(id)

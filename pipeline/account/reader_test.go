@@ -64,6 +64,18 @@ func TestRowsComeInOrderAndInPages(t *testing.T) {
 	}
 }
 
+func TestNoMoreCountsThanAreToBeHeld(t *testing.T) {
+	w := newWorld(t, 1)
+	m := feed(w, "utc", morning, map[string]int{"red": 3, "green": 1, "blue": 2, "black": 2}) // so many hours each
+	for most, want := range map[int]error{0: nil, 8: nil, 7: ErrTooMany, 1: ErrTooMany} {
+		n := 0
+		err := w.reader().EachBy(t.Context(), "utc", m, Hour, "Color", most, func(Final) error { n++; return nil })
+		if !errors.Is(err, want) || (err == nil) != (n == 8) || err != nil && n != 0 {
+			t.Errorf("at most %d: %d counts, %v", most, n, err)
+		}
+	}
+}
+
 func TestQuestionsForTheWarehouse(t *testing.T) {
 	w := newWorld(t, 1)
 	m := feed(w, "utc", morning, map[string]int{"red": 3})
