@@ -29,9 +29,16 @@ func (p *Pipeline) openErase() (err error) {
 		if c.name == consumerIdentity {
 			input = topicIntake
 		}
-		d.Consumers = append(d.Consumers, erase.Consumer{Name: c.name, Input: input,
+		one := erase.Consumer{Name: c.name, Input: input,
 			Committed: func(context.Context) ([]int64, error) { return committed(c.worker, p.intake.Partitions()), nil },
-			Renew:     func(ctx context.Context) error { return snapshots(ctx, c.worker, p.intake.Partitions()) }})
+			Renew:     func(ctx context.Context) error { return snapshots(ctx, c.worker, p.intake.Partitions()) }}
+		// The rows of the others name nobody: hashes of identifiers, which stay on purpose, and of events what the erased log has too.
+		if c.name == consumerCustomer {
+			one.Compact = func(ctx context.Context) (erase.Compaction, error) {
+				return compact(ctx, c.worker, p.intake.Partitions())
+			}
+		}
+		d.Consumers = append(d.Consumers, one)
 	}
 	if p.filler != nil {
 		d.Consumers = append(d.Consumers, erase.Consumer{Name: consumerWarehouse, Input: topicFacts, Committed: p.stored})
@@ -56,6 +63,25 @@ func snapshots(ctx context.Context, w *keyed.Worker, partitions int32) error {
 		errs = append(errs, w.Snapshot(ctx, q))
 	}
 	return errors.Join(errs...)
+}
+
+// compact rewrites the state of each partition.
+func compact(ctx context.Context, w *keyed.Worker, partitions int32) (erase.Compaction, error) {
+	states := make([]*keyed.Store, partitions)
+	for q := range partitions {
+		states[q], _ = w.Store(q)
+		if err := w.Compact(ctx, q); err != nil {
+			return erase.Compaction{}, err
+		}
+	}
+	return erase.Compaction{Still: func() bool {
+		for q := range partitions {
+			if now, open := w.Store(q); !open || now != states[q] {
+				return false
+			}
+		}
+		return true
+	}}, nil
 }
 
 // stored is how far the warehouse is, by partition.

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/godwit-mta/godwit/internal/stream"
 )
@@ -27,6 +28,7 @@ import (
 // see what is committed. After Close they return ErrClosed.
 type Store struct {
 	db      *pebble.DB
+	fs      vfs.FS
 	dir     string
 	users   atomic.Int64 // reads under way
 	closing atomic.Bool

@@ -50,6 +50,8 @@ func (o StoreOptions) pebble(s *Store) *pebble.Options {
 		L0CompactionThreshold: 24,
 		L0StopWritesThreshold: 96,
 		LBaseMaxBytes:         512 << 20,
+		// A new list of files is begun as soon as it is shorter than what was added to the last: see relist.
+		MaxManifestFileSize: 1,
 		// One compaction at a time, a second one only when L0 piles up; see compactions for all stores together.
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		Merger:                     o.merger(),
@@ -91,7 +93,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 		}
 		return nil, fmt.Errorf("keyed: open %s: %w", dir, err)
 	}
-	s.db = db
+	s.db, s.fs = db, po.FS
 	s.fresh = newFresh(s, o.memTable())
 	return s, nil
 }

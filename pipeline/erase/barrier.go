@@ -10,9 +10,11 @@ import (
 )
 
 // settlePatience bounds how long a pass waits for the consumers; then it is tried again later. lookAgain is how often it looks.
+// snapshotsKept is how many snapshots of each state there are.
 const (
 	settlePatience = 5 * time.Minute
 	lookAgain      = 50 * time.Millisecond
+	snapshotsKept  = 2
 )
 
 // settle returns when all consumers have applied the deletions and all that came of them, and hold nothing
@@ -26,14 +28,14 @@ func (e *Eraser) settle(ctx context.Context, some who, depth int) error {
 			return err
 		}
 	}
-	// Two snapshots of each state are kept. When there are two of after this moment, nobody holds what is before it.
+	// When there are two snapshots of after this moment, nobody holds what is before it.
 	since, err := e.mark(ctx, some, true)
-	for range 2 {
+	for range snapshotsKept {
 		if err == nil {
 			_, err = e.mark(ctx, some, true)
 		}
 		if err == nil {
-			err = e.renew(ctx)
+			err = e.renew(ctx, func(*Consumer) bool { return true })
 		}
 	}
 	if err != nil {
@@ -111,9 +113,11 @@ func (e *Eraser) passedBy(ctx context.Context, c Consumer, offsets []int64) erro
 	}
 }
 
-func (e *Eraser) renew(ctx context.Context) error {
-	for _, c := range e.d.Consumers {
-		if c.Renew == nil {
+// renew makes snapshots of the states of some consumers.
+func (e *Eraser) renew(ctx context.Context, of func(*Consumer) bool) error {
+	for i := range e.d.Consumers {
+		c := &e.d.Consumers[i]
+		if c.Renew == nil || !of(c) {
 			continue
 		}
 		if err := c.Renew(ctx); err != nil {

@@ -1,4 +1,4 @@
-// Package erase takes deleted profiles out of the logs.
+// Package erase takes deleted profiles out of the logs, and out of the files of what is made from them.
 //
 // A deletion reaches the consumers as markers in the second log, and they drop what they have of the profile. Its records stay in
 // the segments of both logs. An Eraser follows the markers, collects the profiles (follow.go), and now and then makes a pass for all that
@@ -10,9 +10,11 @@
 //  3. Note which records of the first log it is about (plan.go): the facts name the record that they were made of. The plan is durable.
 //  4. Rewrite the segments of the first log, then of the second one (pass.go, blank.go); and again those few records that somebody wrote anew
 //     meanwhile.
-//  5. Forget the profiles and the plan.
+//  5. Compact the states that have personal data, and replace their snapshots (compact.go): rows are deleted with the marker, their bytes
+//     stay in files until then.
+//  6. Forget the profiles and the plan.
 //
-// A crash before the plan is there begins the pass anew; after it the pass goes on with 4, which does no harm when done twice.
+// A crash before the plan is there begins the pass anew; after it the pass goes on with 4, or with 5 if the plan says that 4 is done. Neither does harm when done twice.
 //
 // What stays: markers, redirects and merges, which name profile ids only and are the tombstones that a replay needs; of an event what was
 // counted (metric, time, value, dimensions, the profile's id), so that a replay counts the same; of its unique id a hash.
@@ -36,7 +38,7 @@ import (
 
 // Options are what a configuration file can set.
 type Options struct {
-	Within units.Duration `toml:"within" doc:"Time after the deletion of a profile within which the segments of both logs that have records of it are rewritten without its personal data. Deletions are collected for half of it and then erased in one pass; the other half is for consumers that are behind or stopped. Logs in Kafka are not rewritten: there the topics' retention must not be longer."`
+	Within units.Duration `toml:"within" doc:"Time after the deletion of a profile within which the segments of both logs that have records of it are rewritten without its personal data, and state, snapshots and warehouse without its rows. Deletions are collected for half of it and then erased in one pass; the other half is for consumers that are behind or stopped. Logs in Kafka are not rewritten: there the topics' retention must not be longer."`
 }
 
 // DefaultOptions returns 7 days.
@@ -65,6 +67,8 @@ type Consumer struct {
 	Committed func(ctx context.Context) ([]int64, error)
 	// Renew makes snapshots of its state now; nil if it needs none to hold less of the log.
 	Renew func(ctx context.Context) error
+	// Compact rewrites the files of its state so that they do not have what is deleted; nil if they never have personal data.
+	Compact func(ctx context.Context) (Compaction, error)
 }
 
 // Deps are what an Eraser works with.
@@ -97,6 +101,7 @@ type Eraser struct {
 	dirty bool   // st is not what is on the disk
 	why   string // what the last pass failed of
 	busy  bool
+	does  string // what a pass is at
 }
 
 // Report tells of a pass.
@@ -106,6 +111,8 @@ type Report struct {
 	Profiles int           `json:"profiles"` // deleted ones; those merged into them are not counted
 	Intake   int           `json:"intake"`   // records of the first log that were erased
 	Facts    int           `json:"facts"`    // and of the second one
+	// Compacted are the consumers whose states were compacted.
+	Compacted []string `json:"compacted,omitempty"`
 }
 
 // Status tells how the eraser is doing.
@@ -114,6 +121,7 @@ type Status struct {
 	Oldest  time.Time // when the oldest of them was accepted; zero if none waits
 	Within  time.Duration
 	Running bool   // a pass is under way
+	Doing   string // what that is at
 	Why     string // what the last pass could not be finished for; empty if it was
 	Last    Report // of the last pass that was finished; zero if there was none
 }
@@ -150,7 +158,7 @@ func New(dir string, o Options, d Deps) (*Eraser, error) {
 func (e *Eraser) Status() Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := Status{Waiting: len(e.st.waiting), Within: e.o.Within.D(), Running: e.busy, Why: e.why, Last: e.st.last}
+	s := Status{Waiting: len(e.st.waiting), Within: e.o.Within.D(), Running: e.busy, Doing: e.does, Why: e.why, Last: e.st.last}
 	for _, w := range e.st.waiting {
 		if s.Oldest.IsZero() || w.at.Before(s.Oldest) {
 			s.Oldest = w.at
@@ -204,9 +212,9 @@ func (e *Eraser) failed(err error) {
 	late := !s.Oldest.IsZero() && e.d.Now().Sub(s.Oldest) > s.Within
 	switch {
 	case late:
-		e.log.Error("erase: deleted profiles are still in the logs after the configured time; it is tried again", "error", err, "profiles", s.Waiting, "oldest", s.Oldest, "within", s.Within)
+		e.log.Error("erase: deleted profiles are not erased after the configured time; it is tried again", "error", err, "profiles", s.Waiting, "oldest", s.Oldest, "within", s.Within)
 	case !again:
-		e.log.Warn("erase: deleted profiles could not be erased from the logs yet; it is tried again", "error", err, "profiles", s.Waiting, "oldest", s.Oldest)
+		e.log.Warn("erase: deleted profiles could not be erased yet; it is tried again", "error", err, "profiles", s.Waiting, "oldest", s.Oldest)
 	}
 }
 

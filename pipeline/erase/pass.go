@@ -23,16 +23,40 @@ func (e *Eraser) Pass(ctx context.Context) (Report, error) {
 	if err != nil || p == nil {
 		return Report{}, err
 	}
-	if err := e.rewriteTwice(ctx, p); err != nil {
+	if err := e.logs(ctx, p); err != nil {
 		return Report{}, err
 	}
-	return e.finish(p, Report{At: e.d.Now(), Took: e.d.Now().Sub(began), Profiles: len(p.Deleted), Intake: len(p.Empty) + len(p.Made), Facts: p.Facts})
+	compacted, err := e.compact(ctx, p)
+	if err != nil {
+		return Report{}, err
+	}
+	return e.finish(p, Report{At: e.d.Now(), Took: e.d.Now().Sub(began), Profiles: len(p.Deleted), Intake: len(p.Empty) + len(p.Made), Facts: p.Facts, Compacted: compacted})
+}
+
+// logs erases from both logs, unless that is done.
+func (e *Eraser) logs(ctx context.Context, p *plan) error {
+	if p.Logs {
+		return nil
+	}
+	e.doing("rewriting segments")
+	if err := e.rewriteTwice(ctx, p); err != nil {
+		return err
+	}
+	p.Logs = true
+	return e.write(planName, p)
 }
 
 func (e *Eraser) setBusy(on bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.busy = on
+	e.busy, e.does = on, ""
+}
+
+// doing notes what a pass is at.
+func (e *Eraser) doing(what string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.does = what
 }
 
 // prepare makes a plan and writes it down; nil if nothing waits.
@@ -45,6 +69,7 @@ func (e *Eraser) prepare(ctx context.Context) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.doing("waiting for the consumers")
 	if err := e.settle(ctx, deleted[0], f.depth); err != nil {
 		return nil, err
 	}
@@ -177,6 +202,6 @@ func (e *Eraser) finish(p *plan, r Report) (Report, error) {
 	e.m.profiles.Add(float64(r.Profiles))
 	e.m.records.WithLabelValues(e.d.Intake.Name()).Add(float64(r.Intake))
 	e.m.records.WithLabelValues(e.d.Facts.Name()).Add(float64(r.Facts))
-	e.log.Info("erase: deleted profiles are out of the logs", "profiles", r.Profiles, "with_merged", len(p.Profiles), "intake", r.Intake, "facts", r.Facts, "took", r.Took)
+	e.log.Info("erase: deleted profiles are out of the logs and of what is made from them", "profiles", r.Profiles, "with_merged", len(p.Profiles), "intake", r.Intake, "facts", r.Facts, "compacted", r.Compacted, "took", r.Took)
 	return r, nil
 }

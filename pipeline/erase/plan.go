@@ -19,7 +19,8 @@ type plan struct {
 	Empty []int64
 	Made  []int64
 	Whose []int32
-	Facts int // records of the second log
+	Facts int  // records of the second log
+	Logs  bool `json:",omitempty"` // both are rewritten; what is left to do is to compact states
 
 	in   map[who]int32
 	made map[int64]int32
