@@ -41,7 +41,13 @@ func (p *Pipeline) openErase() (err error) {
 		d.Consumers = append(d.Consumers, one)
 	}
 	if p.filler != nil {
-		d.Consumers = append(d.Consumers, erase.Consumer{Name: consumerWarehouse, Input: topicFacts, Committed: p.stored})
+		one := erase.Consumer{Name: consumerWarehouse, Input: topicFacts, Committed: p.stored}
+		if house, can := p.house.(interface {
+			Erase(ctx context.Context) error
+		}); can {
+			one.Compact = func(ctx context.Context) (erase.Compaction, error) { return erase.Compaction{}, house.Erase(ctx) }
+		}
+		d.Consumers = append(d.Consumers, one)
 	}
 	p.eraser, err = erase.New(filepath.Join(p.o.Path, "erase"), p.o.Erase, d)
 	return err

@@ -28,6 +28,8 @@ type shelf struct {
 	moved   []fact.ProfileID
 	merging bool
 	sorting bool // all that is not sorted is to be
+	// rewriting are sorted runs that are to be written anew.
+	rewriting []*run
 }
 
 // run is one table. Level 0 is not sorted.

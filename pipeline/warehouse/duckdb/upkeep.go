@@ -204,7 +204,7 @@ func (d *DB) begin(ctx context.Context, name string) (*job, error) {
 		return nil, nil
 	}
 	d.lastRun++
-	into := &run{id: d.lastRun, level: of[0].level + 1, columns: s.columns()}
+	into := &run{id: d.lastRun, level: s.levelOver(of), columns: s.columns()}
 	j := &job{shelf: s, into: into, of: of, table: s.table(into), order: s.order}
 	for _, r := range of {
 		j.rows += r.rows
@@ -246,8 +246,11 @@ func (s *shelf) unsorted() (n int64) {
 	return n
 }
 
-// due are the runs to merge: all that are not sorted but the tail, if there are enough rows or tables or it was asked for; or enough of one level.
+// due are the runs to merge: one that is to be written anew; all that are not sorted but the tail, if there are enough rows or tables or it was asked for; or enough of one level.
 func (s *shelf) due(most int64, tables int) []*run {
+	if r := s.nextRewrite(); r != nil && r != s.tail() {
+		return []*run{r}
+	}
 	levels := map[int][]*run{}
 	rows := int64(0)
 	for _, r := range s.runs[:len(s.runs)-1] {
