@@ -42,8 +42,8 @@ func (a adminPipeline) PipelineStatus(context.Context) (adminapi.PipelineStatus,
 		out.Consumers = append(out.Consumers, x)
 	}
 	if s := a.p.Erasure(); s != nil {
-		out.Erasure = &adminapi.PipelineErasure{Waiting: s.Waiting, Oldest: s.Oldest, Running: s.Running, Error: s.Why, Last: s.Last.At,
-			Profiles: s.Last.Profiles, Records: s.Last.Intake + s.Last.Facts}
+		out.Erasure = &adminapi.PipelineErasure{Waiting: s.Waiting, Oldest: s.Oldest, Running: s.Running, Doing: s.Doing, Error: s.Why, Last: s.Last.At,
+			Seconds: s.Last.Took.Seconds(), Compacted: s.Last.Compacted, Profiles: s.Last.Profiles, Records: s.Last.Intake + s.Last.Facts}
 		if !s.Oldest.IsZero() {
 			out.Erasure.Due = s.Oldest.Add(s.Within)
 		}

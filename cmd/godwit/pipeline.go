@@ -91,7 +91,7 @@ func troubles(x adminapi.ConsumerPartition) string {
 	return strings.Join(all, "; ")
 }
 
-// showErasure tells of deletions that wait for being erased from the logs, if there are any.
+// showErasure tells of deletions that wait for being erased, if there are any, and of the last pass.
 func showErasure(p *show.Page, s *adminapi.PipelineErasure, now time.Time) {
 	if s == nil || s.Waiting == 0 && s.Last.IsZero() {
 		return
@@ -101,12 +101,15 @@ func showErasure(p *show.Page, s *adminapi.PipelineErasure, now time.Time) {
 		text = fmt.Sprintf("%s deleted profiles wait, the oldest since %s, to be erased by %s", show.Count(int64(s.Waiting)), show.When(s.Oldest, now), show.When(s.Due, now))
 	}
 	if s.Running {
-		text += "; segments are being rewritten"
+		text += "; a pass is " + s.Doing
 	}
 	if !s.Last.IsZero() {
-		text += fmt.Sprintf("; last pass %s: %s profiles, %s records", show.When(s.Last, now), show.Count(int64(s.Profiles)), show.Count(int64(s.Records)))
+		text += fmt.Sprintf("; last pass %s, in %s: %s profiles, %s records", show.When(s.Last, now), show.Span(time.Duration(s.Seconds*float64(time.Second))), show.Count(int64(s.Profiles)), show.Count(int64(s.Records)))
+		if len(s.Compacted) > 0 {
+			text += ", files of " + strings.Join(s.Compacted, " and ")
+		}
 	}
-	p.Printf("erasing from the logs: %s\n", text)
+	p.Printf("erasing deleted profiles: %s\n", text)
 	if s.Error != "" {
 		p.Printf("%s\n", p.Bad("the last pass could not be finished: "+s.Error))
 	}

@@ -35,19 +35,22 @@ var ErrPipeline = errors.New("the pipeline refuses it")
 type PipelineStatus struct {
 	Path      string           `json:"path" doc:"Folder of logs and state."`
 	Consumers []ConsumerStatus `json:"consumers" doc:"In the order in which records pass them; consumers of the second log are independent of each other."`
-	Erasure   *PipelineErasure `json:"erasure,omitempty" doc:"How taking deleted profiles out of the logs is doing; absent where the logs are in Kafka."`
+	Erasure   *PipelineErasure `json:"erasure,omitempty" doc:"How taking deleted profiles out of logs, state and warehouse is doing; absent where the logs are in Kafka."`
 }
 
-// PipelineErasure tells how taking deleted profiles out of the logs is doing.
+// PipelineErasure tells how taking deleted profiles out of logs, state and warehouse is doing.
 type PipelineErasure struct {
-	Waiting  int       `json:"waiting" doc:"Deleted profiles whose records are not erased from the logs yet."`
-	Oldest   time.Time `json:"oldest,omitzero" doc:"When the oldest of these deletions was accepted."`
-	Due      time.Time `json:"due,omitzero" doc:"When it has to be erased: pipeline.erase.within later."`
-	Running  bool      `json:"running" doc:"Whether segments are being rewritten now."`
-	Error    string    `json:"error,omitempty" doc:"What the last pass could not be finished for; it is tried again each minute."`
-	Last     time.Time `json:"last,omitzero" doc:"When the last pass was finished."`
-	Profiles int       `json:"profiles" doc:"Deleted profiles that it erased."`
-	Records  int       `json:"records" doc:"Records of both logs that it erased."`
+	Waiting   int       `json:"waiting" doc:"Deleted profiles whose data is not erased yet."`
+	Oldest    time.Time `json:"oldest,omitzero" doc:"When the oldest of these deletions was accepted."`
+	Due       time.Time `json:"due,omitzero" doc:"When it has to be erased: pipeline.erase.within later."`
+	Running   bool      `json:"running" doc:"Whether a pass is under way."`
+	Doing     string    `json:"doing,omitempty" doc:"What it is at."`
+	Error     string    `json:"error,omitempty" doc:"What the last pass could not be finished for; it is tried again each minute."`
+	Last      time.Time `json:"last,omitzero" doc:"When the last pass was finished."`
+	Profiles  int       `json:"profiles" doc:"Deleted profiles that it erased."`
+	Records   int       `json:"records" doc:"Records of both logs that it erased."`
+	Compacted []string  `json:"compacted,omitempty" doc:"Consumers whose files it wrote anew without what was deleted."`
+	Seconds   float64   `json:"seconds,omitzero" doc:"How long it took."`
 }
 
 // ConsumerStatus is one consumer.

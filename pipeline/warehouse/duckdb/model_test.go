@@ -65,6 +65,10 @@ func TestAgainstAModel(t *testing.T) {
 					if err := d.Append(ctx, &warehouse.Batch{Offsets: []warehouse.Offset{{Partition: 0, From: w.offsets[0] + 1, Next: w.offsets[0] + 2}}}); !errors.Is(err, warehouse.ErrOffset) {
 						t.Fatalf("a batch with a gap: %v", err)
 					}
+				case 3:
+					if err := d.Erase(ctx); err != nil {
+						t.Fatal(err)
+					}
 				}
 				if round%6 == 0 || round == 39 {
 					w.compare(t, d)
