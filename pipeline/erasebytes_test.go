@@ -1,9 +1,12 @@
 package pipeline
 
 import (
+	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,5 +81,59 @@ func eraseBytes(t *testing.T, engine string, had, compacted []string) {
 	c.stop()
 	if left := c.named(); len(left) > 0 {
 		t.Errorf("after the end it is in %v", left)
+	}
+}
+
+// TestEraseBytesCrash: a pass that breaks off while states are compacted, or while their snapshots are replaced, goes on with that after
+// the next start, and does not write the logs again.
+func TestEraseBytesCrash(t *testing.T) {
+	for _, at := range []string{"compacting " + consumerCustomer, "taking snapshots"} {
+		t.Run(at, func(t *testing.T) {
+			c := newCity(t, "")
+			id := c.live()
+			c.snap()
+			c.delete(id)
+			c.snap()
+			for c.p.Erasure().Waiting != 1 {
+				time.Sleep(10 * time.Millisecond)
+			}
+			before := c.picture()
+			ctx, cancel := context.WithCancel(t.Context())
+			var watching sync.WaitGroup
+			watching.Go(func() {
+				for ctx.Err() == nil {
+					if c.p.Erasure().Doing == at {
+						cancel()
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+			if c.pass(ctx) == nil {
+				t.Fatal("the pass did not break off")
+			}
+			cancel()
+			watching.Wait()
+			plan, err := os.ReadFile(filepath.Join(c.o.Path, "erase", "plan"))
+			if err != nil || !strings.Contains(string(plan), `"Logs":true`) {
+				t.Fatalf("the plan is %.300s: %v", plan, err)
+			}
+			if left := c.named(); slices.Contains(left, "log/facts") || !slices.Contains(left, "snapshots/customer") {
+				t.Fatalf("half way it is in %v", left)
+			}
+			c.stop()
+			c.open()
+			ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			for c.p.Erasure().Waiting != 0 {
+				time.Sleep(10 * time.Millisecond)
+				c.must(ctx.Err())
+			}
+			if left := c.named(); len(left) > 0 {
+				t.Errorf("after the pass it is in %v", left)
+			}
+			if after := c.picture(); after != before {
+				t.Errorf("the pass changed states:\n%s\n%s", before, after)
+			}
+		})
 	}
 }

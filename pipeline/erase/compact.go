@@ -11,22 +11,25 @@ type Compaction struct{ Still func() bool }
 
 // compact takes what is deleted out of the files of states and out of their snapshots. It comes after the logs: from then on a state that is made anew from
 // them never had it. States go first, and then two snapshots of each replace those that are kept. It returns the consumers whose state had it.
-func (e *Eraser) compact(ctx context.Context, p *plan) ([]string, error) {
-	var names []string
-	var done []Compaction
+func (e *Eraser) compact(ctx context.Context, p *plan) (names []string, err error) {
+	var which []Consumer
 	for _, c := range e.d.Consumers {
-		if c.Compact == nil {
-			continue
+		if c.Compact != nil {
+			which, names = append(which, c), append(names, c.Name)
 		}
+	}
+	if len(which) == 0 {
+		return nil, nil
+	}
+	if err := e.caughtUp(ctx, p.Deleted[0]); err != nil { // after a start states are not open at once
+		return nil, err
+	}
+	done := make([]Compaction, len(which))
+	for i, c := range which {
 		e.doing("compacting " + c.Name)
-		one, err := c.Compact(ctx)
-		if err != nil {
+		if done[i], err = c.Compact(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.Name, err)
 		}
-		names, done = append(names, c.Name), append(done, one)
-	}
-	if len(names) == 0 {
-		return nil, nil
 	}
 	e.doing("taking snapshots")
 	if err := e.replaceSnapshots(ctx, p.Deleted[0]); err != nil {
@@ -34,10 +37,19 @@ func (e *Eraser) compact(ctx context.Context, p *plan) ([]string, error) {
 	}
 	for i, one := range done {
 		if one.Still != nil && !one.Still() {
-			return nil, fmt.Errorf("%s: its state was opened again while snapshots of it were to be made; they are made again", names[i])
+			return nil, fmt.Errorf("%s: its state was opened again while it was compacted or its snapshots were made; it is tried again", names[i])
 		}
 	}
 	return names, nil
+}
+
+// caughtUp waits until the consumers have applied what is in the logs.
+func (e *Eraser) caughtUp(ctx context.Context, some who) error {
+	e.doing("waiting for the consumers")
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	_, err := e.mark(ctx, some, true)
+	return err
 }
 
 // replaceSnapshots leaves none from before it of what can be compacted. A snapshot is made only of a state that changed since the last one.
