@@ -70,6 +70,7 @@ var layers = map[string][]string{
 	"internal/meter":             {},
 	"internal/keyed":             {"internal/stream", "internal/units", "internal/bloom", "internal/pace"},
 	"internal/keyed/keyedtest":   {},
+	"internal/quietdb":           {},
 	"internal/crowd":             {"internal/units"},
 	"internal/records":           {"internal/faultfs", "internal/meter"},
 	"internal/cluster":           {"internal/records", "internal/meter"},

@@ -20,6 +20,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/godwit-mta/godwit/internal/quietdb"
 	"github.com/godwit-mta/godwit/internal/units"
 )
 
@@ -71,7 +72,7 @@ func Open(dir string, o Options, fs vfs.FS) (*Store, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	db, err := pebble.Open(dir, &pebble.Options{FS: fs, MemTableSize: 4 << 20, Logger: quiet{}})
+	db, err := pebble.Open(dir, &pebble.Options{FS: fs, MemTableSize: 4 << 20, Logger: quietdb.Logger("receipts")})
 	if err != nil {
 		return nil, fmt.Errorf("receipts: %w", err)
 	}
@@ -80,15 +81,6 @@ func Open(dir string, o Options, fs vfs.FS) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("receipts: %w", err), db.Close())
 	}
 	return s, nil
-}
-
-// quiet drops what the store says of itself; its errors come back from calls.
-type quiet struct{}
-
-func (quiet) Infof(string, ...any)  {}
-func (quiet) Errorf(string, ...any) {}
-func (quiet) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf("receipts: "+format, args...)) // the store is broken and must not go on
 }
 
 // Close syncs what is known and ends.

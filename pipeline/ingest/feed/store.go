@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/godwit-mta/godwit/internal/mail"
+	"github.com/godwit-mta/godwit/internal/quietdb"
 	"github.com/godwit-mta/godwit/internal/units"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 	"github.com/godwit-mta/godwit/pipeline/ingest"
@@ -70,7 +71,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	}
 	cache := pebble.NewCache(int64(o.Cache))
 	defer cache.Unref()
-	db, err := pebble.Open(dir, &pebble.Options{Cache: cache, MemTableSize: 8 << 20, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
+	db, err := pebble.Open(dir, &pebble.Options{Cache: cache, MemTableSize: 8 << 20, FormatMajorVersion: pebble.FormatNewest, Logger: quietdb.Logger("feed")})
 	if err != nil {
 		return nil, fmt.Errorf("feed: messages: %w", err)
 	}
