@@ -59,7 +59,7 @@ var layers = map[string][]string{
 	"pipeline/api/":              {"pipeline/", "internal/"},
 	"pipeline/warehouse":         {"pipeline/customer/patch", "pipeline/fact", "internal/stream", "internal/units"},
 	"pipeline/warehouse/keyset":  {"internal/faultfs"},
-	"pipeline/warehouse/duckdb":  {"pipeline/customer/patch", "pipeline/fact", "pipeline/warehouse", "pipeline/warehouse/", "internal/stream", "internal/units", "internal/pace", "internal/meter"},
+	"pipeline/warehouse/duckdb":  {"pipeline/customer/patch", "pipeline/fact", "pipeline/warehouse", "pipeline/warehouse/", "internal/stream", "internal/units", "internal/pace", "internal/meter", "internal/bloom"},
 	"pipeline/erase":             {"pipeline/fact", "internal/faultfs", "internal/stream", "internal/units"},
 	"pipeline/check":             {"pipeline/fact", "internal/stream"},
 	"internal/stream":            {"internal/faultfs", "internal/mail", "internal/seglog", "internal/units", "internal/meter"},

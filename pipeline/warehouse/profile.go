@@ -116,6 +116,10 @@ func (p *Profile) setAttributes(text []byte) error {
 		if v == nil {
 			continue
 		}
+		change.Remove(kind.String())
+		if plain, ok := patch.Plain(v); ok && string(plain) == *p.ID(kind) {
+			continue
+		}
 		var s string // null leaves it empty
 		if err := json.Unmarshal(v, &s); err != nil {
 			return err
@@ -124,9 +128,9 @@ func (p *Profile) setAttributes(text []byte) error {
 			p.Suppressions = slices.DeleteFunc(slices.Clone(p.Suppressions), func(s Suppression) bool { return byAddress(s.Reason) })
 		}
 		*p.ID(kind) = s
-		change.Remove(kind.String())
 	}
-	if v := change.Get("location"); len(v) > 0 && v[0] == '{' {
+	v := change.Get("location")
+	if first := p.Attributes.Get("location") == nil && patch.Settled(v); !first && len(v) > 0 && v[0] == '{' {
 		if err := within(&p.Attributes, "location", v); err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode/utf8"
 )
 
 // MaxList is the number of values that a list has at most; what is appended beyond it is dropped.
@@ -22,10 +24,14 @@ type Member struct {
 // Object is a JSON object whose members stand in the order in which they came first.
 type Object []Member
 
-// Parse reads a JSON object from outside; nothing at all is an empty one. Of members with the same name the last one counts.
+// Parse reads a JSON object from outside; nothing at all is an empty one. Of members with the same name the last one counts. The object may
+// share the memory of text.
 func Parse(text []byte) (Object, error) {
 	if len(text) == 0 {
 		return nil, nil
+	}
+	if o, ok := tight(text); ok {
+		return o, nil
 	}
 	var b bytes.Buffer
 	if err := json.Compact(&b, text); err != nil {
@@ -39,10 +45,13 @@ func Load(text []byte) (Object, error) {
 	if len(text) == 0 {
 		return nil, nil
 	}
+	if o, ok := tight(text); ok {
+		return o, nil
+	}
 	var out Object
 	err := each(text, '{', func(name, value []byte) error {
 		m := Member{name: name, Value: value}
-		if err := m.setName(); err != nil {
+		if err := m.setName(string(name)); err != nil {
 			return err
 		}
 		out.set(m)
@@ -54,17 +63,24 @@ func Load(text []byte) (Object, error) {
 	return out, nil
 }
 
-func (m *Member) setName() error {
-	if !bytes.ContainsRune(m.name, '\\') {
-		m.Name = string(m.name[1 : len(m.name)-1])
+// setName takes the name as it stands in the text, with its quotes.
+func (m *Member) setName(quoted string) error {
+	if strings.IndexByte(quoted, '\\') < 0 {
+		m.Name = quoted[1 : len(quoted)-1]
 		return nil
 	}
-	return json.Unmarshal(m.name, &m.Name)
+	var name string // a pointer to the member would move every one to the heap
+	err := json.Unmarshal(m.name, &name)
+	m.Name = name
+	return err
 }
+
+// room is how many members an object may have; more are made room for as they come.
+func room(text []byte) int { return min(bytes.Count(text, []byte{','})+1, 16) }
 
 // Append appends the object as compact JSON.
 func (o Object) Append(b []byte) []byte {
-	b = append(b, '{')
+	b = append(slices.Grow(b, o.size()), '{')
 	for i, m := range o {
 		if i > 0 {
 			b = append(b, ',')
@@ -76,6 +92,15 @@ func (o Object) Append(b []byte) []byte {
 	return append(b, '}')
 }
 
+// size is how long the text of the object is; that of an empty one is a byte longer.
+func (o Object) size() int {
+	size := 1
+	for i := range o {
+		size += len(o[i].name) + len(o[i].Value) + len(":,")
+	}
+	return size
+}
+
 // Get returns the value of a name, or nil.
 func (o Object) Get(name string) []byte {
 	if i := o.index(name); i >= 0 {
@@ -85,7 +110,12 @@ func (o Object) Get(name string) []byte {
 }
 
 func (o Object) index(name string) int {
-	return slices.IndexFunc(o, func(m Member) bool { return m.Name == name })
+	for i := range o {
+		if o[i].Name == name {
+			return i
+		}
+	}
+	return -1
 }
 
 func (o *Object) set(m Member) {
@@ -106,8 +136,12 @@ func (o *Object) Remove(name string) {
 // isNull reports whether a value is null.
 func isNull(v []byte) bool { return string(v) == "null" }
 
-// Set sets the members of a change; null takes away.
+// Set sets the members of a change; null takes away. The change is not to be used after it.
 func (o *Object) Set(change Object) {
+	if len(*o) == 0 && !change.hasNull() {
+		*o = change
+		return
+	}
 	for _, m := range change {
 		if isNull(m.Value) {
 			o.Remove(m.Name)
@@ -115,6 +149,16 @@ func (o *Object) Set(change Object) {
 			o.set(m)
 		}
 	}
+}
+
+func (o Object) hasNull() bool {
+	return slices.ContainsFunc(o, func(m Member) bool { return isNull(m.Value) })
+}
+
+// Settled reports whether setting the object in an empty one gives its text: no member is null, or named twice.
+func Settled(text []byte) bool {
+	o, ok := tight(text)
+	return ok && len(o) > 0 && !o.hasNull() && o.size() == len(text)
 }
 
 // Fill sets those members that are not there yet.
@@ -223,10 +267,37 @@ func array(values [][]byte) []byte {
 
 // With returns the object with one more member, or another value of it. The value is compact JSON.
 func (o Object) With(name string, value []byte) (Object, error) {
-	quoted, err := json.Marshal(name)
+	quoted, err := quote(name)
 	if err != nil {
 		return nil, err
 	}
 	o.set(Member{Name: name, name: quoted, Value: value})
 	return o, nil
+}
+
+// quote is a name as JSON. Most have nothing that is to be escaped.
+func quote(name string) ([]byte, error) {
+	for i := range len(name) {
+		if c := name[i]; c != '_' && c != '$' && c != ' ' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return json.Marshal(name)
+		}
+	}
+	return append(append(append(make([]byte, 0, len(name)+2), '"'), name...), '"'), nil
+}
+
+// Plain is what stands between the quotes of a JSON string, if that is its text as it is: without escapes, and all of it UTF-8. It shares
+// the value's memory.
+func Plain(value []byte) ([]byte, bool) {
+	if len(value) < 2 || value[0] != '"' {
+		return nil, false
+	}
+	inner := value[1 : len(value)-1]
+	ascii := true
+	for _, c := range inner {
+		if c == '\\' || c < ' ' {
+			return nil, false
+		}
+		ascii = ascii && c < utf8.RuneSelf
+	}
+	return inner, ascii || utf8.Valid(inner)
 }

@@ -108,6 +108,7 @@ func FuzzObject(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
+		checkTight(t, text)
 		_ = Pick(text, []string{"a"}, func(string, []byte) {})
 		_, _ = Load(text)
 		o, err := Parse(text)

@@ -31,7 +31,7 @@ func (d *DB) Append(ctx context.Context, b *warehouse.Batch) error {
 			return err
 		}
 	}
-	if len(b.Events) >= d.o.Batch/10*9 {
+	if max(len(b.Events), len(b.Changes)) >= d.o.Batch/10*9 {
 		d.fullUntil = time.Now().Add(fullFor)
 	}
 	p := &plan{d: d, b: b}
@@ -121,6 +121,7 @@ func (d *DB) wrote(p *plan) {
 	for _, id := range p.cleared {
 		d.cleared[id] = true
 	}
+	d.leave(p.gone)
 	d.keys.Add(&p.fresh)
 	d.events.tail().rows += int64(len(p.rows))
 	d.profiles.tail().rows += int64(len(p.people))

@@ -172,6 +172,18 @@ func BenchmarkAsk(b *testing.B) {
 			}
 		}
 	})
+	b.Run("seen", func(b *testing.B) {
+		p, err := d.Events(ctx, warehouse.EventQuery{Tenant: tenant, Size: 1000})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for i := 0; b.Loop(); i++ {
+			e := &p.Events[i%len(p.Events)]
+			if seen, err := d.Seen(ctx, warehouse.SeenQuery{Tenant: tenant, Profile: e.Profile, Metric: e.Metric, UID: e.UID, Partition: -1}); err != nil || !seen {
+				b.Fatal(seen, err)
+			}
+		}
+	})
 	b.Run("change-5000-profiles", func(b *testing.B) {
 		for b.Loop() {
 			batch := new(warehouse.Batch)

@@ -54,9 +54,10 @@ type DB struct {
 	metrics  map[fact.MetricID]bool
 	events   *shelf
 	profiles *shelf
-	// sight is held, beside mu, to change keys and the columns of shelves, which questions look at.
+	// sight is held, beside mu, to change keys, gone and the columns of shelves, which questions look at.
 	sight     sync.RWMutex
 	keys      *keyset.Set
+	gone      gone
 	cleared   map[fact.ProfileID]bool // profiles that lost an identifier
 	epoch     uint32
 	lastRun   int64
@@ -146,6 +147,8 @@ func (d *DB) settings() url.Values {
 		"memory_limit":   {strconv.FormatInt(memoryLimit(d.o), 10) + "B"},
 		"threads":        {strconv.Itoa(d.o.Threads)},
 		"temp_directory": {d.path("tmp")},
+		// Checkpoints are save's to make: by itself the database would make one with each large transaction, before anything is sorted.
+		"checkpoint_threshold": {"1TB"},
 	}
 }
 

@@ -17,7 +17,10 @@ import (
 // literals: a bound parameter of another type than its column makes a question read the whole table.
 
 // formatVersion is that of the tables.
-const formatVersion = 1
+const (
+	formatVersion = 2
+	fullTables    = 1 // before: every table had all columns, which a program that knows no other takes for granted
+)
 
 // kind is the type of a column.
 type kind uint8
@@ -98,6 +101,8 @@ const (
 	prLatitude
 	prLongitude
 	prText
+	// prLocation is where those of a location begin: identifiers and other attributes come before.
+	prLocation = prText + 10
 )
 
 var profileColumns = append([]column{

@@ -24,7 +24,7 @@ func (d *DB) load(ctx context.Context) error {
 	d.cleared = map[fact.ProfileID]bool{}
 	d.known.clear()
 	d.unsaved.note(1) // of a load that failed half way more may be in memory than in the file
-	for _, step := range []func(context.Context) error{d.loadSettings, d.loadSmall, d.loadColumns, d.loadRuns, d.loadKeys} {
+	for _, step := range []func(context.Context) error{d.loadSettings, d.loadSmall, d.loadGone, d.loadColumns, d.loadRuns, d.loadKeys} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -51,11 +51,15 @@ func (d *DB) loadSettings(ctx context.Context) error {
 		d.epoch = 1
 		return d.exec(ctx, sqlFirstSettings())
 	}
-	if v := values["version"]; v != formatVersion {
+	d.epoch = uint32(values["epoch"])
+	switch v := values["version"]; v {
+	case formatVersion:
+		return nil
+	case fullTables:
+		return d.exec(ctx, sqlSetFormat())
+	default:
 		return fmt.Errorf("warehouse: the database has format %d, this program writes %d", v, formatVersion)
 	}
-	d.epoch = uint32(values["epoch"])
-	return nil
 }
 
 func (d *DB) loadSmall(ctx context.Context) error {
@@ -188,7 +192,7 @@ func (s *shelf) fits() bool { return slices.Equal(s.tail().columns, s.columns())
 // rotate begins a new tail.
 func (d *DB) rotate(ctx context.Context, s *shelf) error {
 	d.lastRun++
-	r := &run{id: d.lastRun, columns: s.columns()}
+	r := &run{id: d.lastRun, columns: s.columns(), filled: []bool{}}
 	s.runs = append(s.runs, r)
 	return d.exec(ctx, sqlNewTail(s, r))
 }

@@ -241,6 +241,21 @@ func (w *world) ask(t *testing.T, d *DB) {
 			}
 		}
 	}
+	left := 0
+	for _, k := range w.used { // of some the profile was merged or deleted since
+		if _, gone := w.gone[k.profile]; !gone || left == 50 {
+			continue
+		}
+		left++
+		_, want := w.events[k]
+		got, err := d.Seen(ctx, warehouse.SeenQuery{Tenant: w.tenants[k.profile], Profile: k.profile, Metric: k.metric, UID: k.uid, Partition: -1})
+		if err != nil || got != want {
+			t.Errorf("seen %+v of a profile that left: %v %v", k, got, err)
+		}
+	}
+	if left == 0 {
+		t.Error("no event is of a profile that left")
+	}
 	s, err := d.Stats(ctx)
 	if err != nil || s.Events != int64(len(w.events)) || s.Profiles != int64(len(w.profiles)) {
 		t.Errorf("stats %+v %v", s, err)

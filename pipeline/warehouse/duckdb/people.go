@@ -3,6 +3,7 @@
 package duckdb
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -24,8 +25,8 @@ type edit struct {
 
 // takeChanges applies the batch's changes and merges to profiles, in order.
 func (p *plan) takeChanges(ctx context.Context) error {
-	p.edits = map[fact.ProfileID]*edit{}
-	skip := p.lookAtChanges()
+	p.edits = make(map[fact.ProfileID]*edit, len(p.b.Changes)/4)
+	of := p.lookAtChanges()
 	if err := p.fetchProfiles(ctx); err != nil {
 		return err
 	}
@@ -34,42 +35,36 @@ func (p *plan) takeChanges(ctx context.Context) error {
 		for ; next < len(p.merges) && p.merges[next].Changes <= i; next++ {
 			p.join(&p.merges[next])
 		}
-		if !skip[i] {
-			p.apply(&p.b.Changes[i])
+		if of[i] != nil {
+			p.apply(&p.b.Changes[i], of[i])
 		}
 	}
 	for ; next < len(p.merges); next++ {
 		p.join(&p.merges[next])
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(p.edits), compareProfiles) {
-		switch e := p.edits[id]; {
-		case e.state != nil && e.changed:
-			p.people = append(p.people, e)
-			if e.stored {
-				p.old = append(p.old, id)
-			}
-		case e.state == nil && e.stored:
-			p.old = append(p.old, id)
+	for _, e := range p.people {
+		if e.stored && (e.state == nil || e.changed) {
+			p.old = append(p.old, e.profile)
 		}
 	}
+	p.people = slices.DeleteFunc(p.people, func(e *edit) bool { return e.state == nil || !e.changed })
+	slices.SortFunc(p.old, compareProfiles)
 	return nil
 }
 
-func compareProfiles(a, b fact.ProfileID) int { return slices.Compare(a[:], b[:]) }
+func compareProfiles(a, b fact.ProfileID) int { return bytes.Compare(a[:], b[:]) }
 
-// lookAtChanges finds what has to be read, and which changes say nothing new.
-func (p *plan) lookAtChanges() (skip []bool) {
-	skip = make([]bool, len(p.b.Changes))
+// lookAtChanges finds what has to be read, and whose each change is; of changes that say nothing new that is nil.
+func (p *plan) lookAtChanges() []*edit {
+	of := make([]*edit, len(p.b.Changes))
 	for i := range p.b.Changes {
 		c := &p.b.Changes[i]
 		if t := p.d.tenant(c.Tenant); !p.d.named[t] && !slices.Contains(p.newTenants, c.Tenant) {
 			p.newTenants = append(p.newTenants, c.Tenant)
 		}
-		if p.edits[c.Profile] == nil && p.nothingNew(c) {
-			skip[i] = true
-			continue
+		if of[i] = p.edits[c.Profile]; of[i] == nil && !p.nothingNew(c) {
+			of[i] = p.newEdit(c.Tenant, c.Profile)
 		}
-		p.edit(c.Tenant, c.Profile)
 	}
 	for _, m := range p.merges {
 		p.edit(m.Tenant, m.Source)
@@ -77,18 +72,24 @@ func (p *plan) lookAtChanges() (skip []bool) {
 			p.edit(m.Tenant, m.Destination)
 		}
 	}
-	return skip
+	return of
 }
 
-// edit notes that a profile is to be looked at; one that is new gets its key.
+// edit notes that a profile is to be looked at.
 func (p *plan) edit(tenant string, id fact.ProfileID) *edit {
-	e := p.edits[id]
-	if e == nil {
-		k := keyset.KeyOf(id)
-		e = &edit{tenant: p.d.tenant(tenant), profile: id, stored: p.d.keys.Has(k)}
-		p.edits[id] = e
-		p.fresh.Add(k)
+	if e := p.edits[id]; e != nil {
+		return e
 	}
+	return p.newEdit(tenant, id)
+}
+
+// newEdit is edit of a profile that was not looked at before; one that is new gets its key.
+func (p *plan) newEdit(tenant string, id fact.ProfileID) *edit {
+	k := keyset.KeyOf(id)
+	e := &edit{tenant: p.d.tenant(tenant), profile: id, stored: p.d.keys.Has(k)}
+	p.edits[id] = e
+	p.people = append(p.people, e)
+	p.fresh.Add(k)
 	return e
 }
 
@@ -119,18 +120,19 @@ func (p *plan) nothingNew(c *warehouse.Change) bool {
 }
 
 // apply applies one change.
-func (p *plan) apply(c *warehouse.Change) {
-	e := p.edit(c.Tenant, c.Profile)
+func (p *plan) apply(c *warehouse.Change, e *edit) {
 	now := c.At.UnixMilli()
 	for i := range c.Who {
 		p.fresh.Add(p.hash.who(c.Profile, &c.Who[i]))
 	}
 	remember := p.d.known.take(c.Profile)
 	remember.who, remember.same = p.hash.whoShort(c.Profile, c.Who), same(c.Change)
-	if e.state == nil {
+	before, made := "", e.state == nil
+	if made {
 		e.state, e.changed = &warehouse.Profile{Created: now, Updated: now}, true
+	} else {
+		before = fingerprint(e.state)
 	}
-	before := fingerprint(e.state)
 	e.state.Know(c.Who)
 	ids := e.state.IDs
 	if c.Change != nil {
@@ -144,7 +146,7 @@ func (p *plan) apply(c *warehouse.Change) {
 			remember.who = 0
 		}
 	}
-	if fingerprint(e.state) != before {
+	if !made && fingerprint(e.state) != before {
 		e.changed = true
 		e.state.Updated = max(e.state.Updated, now)
 	}

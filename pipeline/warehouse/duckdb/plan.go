@@ -29,7 +29,7 @@ type plan struct {
 	duplicates int
 
 	edits  map[fact.ProfileID]*edit
-	people []*edit          // to be appended
+	people []*edit          // all edits, in the order in which they lie in memory; at last those to be appended
 	old    []fact.ProfileID // whose rows are replaced or removed
 
 	cleared []fact.ProfileID // that lost an identifier

@@ -206,7 +206,8 @@ func groupOf(groups map[string]*warehouse.Group, by []driver.Value, buckets int,
 	return g, nil
 }
 
-// Seen implements warehouse.Warehouse.
+// Seen implements warehouse.Warehouse. Most questions are answered by the set of keys: no key, no event; and a key of a profile that never left
+// is an event, whose place in the log only some want to know.
 func (d *DB) Seen(ctx context.Context, q warehouse.SeenQuery) (bool, error) {
 	var h hasher
 	if d.stale.Load() {
@@ -217,12 +218,13 @@ func (d *DB) Seen(ctx context.Context, q warehouse.SeenQuery) (bool, error) {
 	d.sight.RLock()
 	closed := d.keys == nil
 	there := !closed && d.keys.Has(h.event(q.Profile, q.Metric, q.UID))
+	sure := q.Partition < 0 && !d.gone.maybe(q.Profile)
 	d.sight.RUnlock()
 	if closed {
 		return false, warehouse.ErrClosed
 	}
-	if !there {
-		return false, nil
+	if !there || sure {
+		return there, nil
 	}
 	seen := false
 	err := d.read(ctx, sqlSeen(&q), func(row []driver.Value) error {

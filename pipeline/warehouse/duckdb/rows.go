@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/godwit-mta/godwit/pipeline/customer/patch"
 	"github.com/godwit-mta/godwit/pipeline/fact"
@@ -35,6 +36,7 @@ func (p *plan) fillEvents(s *sheet) error {
 			return err
 		}
 	}
+	p.d.events.tail().note(s.filled)
 	return nil
 }
 
@@ -126,6 +128,7 @@ func (p *plan) fillProfiles(s *sheet) error {
 			return err
 		}
 	}
+	p.d.profiles.tail().note(s.filled)
 	return nil
 }
 
@@ -150,8 +153,9 @@ func (sh *shelf) encode(s *sheet, p *warehouse.Profile) {
 		s.bytes(prLists, toJSON(p.Lists))
 	}
 	s.bool(prSuppressed, len(p.Suppressions) > 0)
-	for _, c := range p.Consents {
-		if at := map[string]int{"email": prEmailConsent, "sms": prSMSConsent}[c.Channel]; at > 0 && c.List == "" {
+	for i := range p.Consents {
+		c := &p.Consents[i]
+		if at := columnOfConsent(c.Channel); at > 0 && c.List == "" {
 			said := "UNSUBSCRIBED"
 			if c.Subscribed {
 				said = "SUBSCRIBED"
@@ -162,32 +166,38 @@ func (sh *shelf) encode(s *sheet, p *warehouse.Profile) {
 	}
 }
 
-// own is the place of an attribute's column, or -1.
-func (sh *shelf) own(name string) int {
-	for i, c := range sh.fixed[prText+ownIDs:] {
-		if c.name == name {
-			return prText + ownIDs + i
-		}
+// columnOfConsent is the place of the column of a channel, before that of its time; 0 if it has none.
+func columnOfConsent(channel string) int {
+	switch channel {
+	case "email":
+		return prEmailConsent
+	case "sms":
+		return prSMSConsent
+	}
+	return 0
+}
+
+// attribute is the place of an attribute's column of texts, or -1. Those from prLocation on are of a location.
+func (sh *shelf) attribute(name string) int {
+	if at, known := sh.own[name]; known && at >= prText+ownIDs {
+		return at
 	}
 	return -1
 }
 
-const firstOfLocation = "address1"
-
 // encodeAttributes writes what has a column, and returns the rest.
 func (sh *shelf) encodeAttributes(s *sheet, all patch.Object) []byte {
-	location := sh.own(firstOfLocation)
 	var rest patch.Object
 	for _, m := range all {
-		if v, ok := asText(m.Value); ok {
-			if at := sh.own(m.Name); at >= 0 && at < location {
+		if at := sh.attribute(m.Name); at >= 0 && at < prLocation {
+			if v, ok := asText(m.Value); ok {
 				s.string(at, v)
 				continue
 			}
 		}
 		if m.Name == "location" {
 			if inner, err := patch.Load(m.Value); err == nil {
-				if m.Value = sh.encodeLocation(s, inner, location); m.Value == nil {
+				if m.Value = sh.encodeLocation(s, inner); m.Value == nil {
 					continue
 				}
 			}
@@ -197,18 +207,20 @@ func (sh *shelf) encodeAttributes(s *sheet, all patch.Object) []byte {
 	return objectText(rest)
 }
 
-func (sh *shelf) encodeLocation(s *sheet, all patch.Object, first int) []byte {
+func (sh *shelf) encodeLocation(s *sheet, all patch.Object) []byte {
 	var rest patch.Object
 	for _, m := range all {
-		if v, ok := asText(m.Value); ok {
-			if at := sh.own(m.Name); at >= first {
+		if at := sh.attribute(m.Name); at >= prLocation {
+			if v, ok := asText(m.Value); ok {
 				s.string(at, v)
 				continue
 			}
 		}
-		if v, ok := asNumber(m.Value); ok && (m.Name == "latitude" || m.Name == "longitude") {
-			s.float(map[string]int{"latitude": prLatitude, "longitude": prLongitude}[m.Name], v)
-			continue
+		if at := sh.own[m.Name]; at == prLatitude || at == prLongitude {
+			if v, ok := asNumber(m.Value); ok {
+				s.float(at, v)
+				continue
+			}
 		}
 		rest = append(rest, m)
 	}
@@ -243,7 +255,7 @@ func (sh *shelf) encodeProperty(s *sheet, at int, k kind, value []byte) bool {
 	case kindNumber:
 		if v, ok := asNumber(value); ok {
 			s.float(at, v)
-			return string(numberText(v)) == string(value)
+			return true
 		}
 		if v, err := strconv.ParseFloat(string(value), 64); err == nil && is == kindNumber && !math.IsInf(v, 0) {
 			s.float(at, v)
@@ -284,10 +296,13 @@ func kindOfJSON(v []byte) (kind, bool) {
 	return 0, false
 }
 
-// asText is a JSON string's text; one that a column cannot hold as it is does not count.
+// asText is a JSON string's text; one that a column cannot hold as it is does not count. It may share the memory of v.
 func asText(v []byte) (string, bool) {
 	if len(v) < 2 || v[0] != '"' {
 		return "", false
+	}
+	if plain, ok := patch.Plain(v); ok {
+		return unsafe.String(unsafe.SliceData(plain), len(plain)), len(plain) > 0
 	}
 	var s string
 	if json.Unmarshal(v, &s) != nil || s == "" || strings.ContainsRune(s, 0) {
@@ -301,8 +316,27 @@ func asNumber(v []byte) (float64, bool) {
 	if k, scalar := kindOfJSON(v); !scalar || k != kindNumber {
 		return 0, false
 	}
+	if n, ok := smallNumber(v); ok {
+		return n, true
+	}
 	f, err := strconv.ParseFloat(string(v), 64)
 	return f, err == nil && string(numberText(f)) == string(v)
+}
+
+// smallNumber is a whole number of few digits, as most are.
+func smallNumber(v []byte) (float64, bool) {
+	const digits = 9
+	if len(v) > digits || v[0] == '0' && len(v) > 1 {
+		return 0, false
+	}
+	n := 0
+	for _, c := range v {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int(c-'0')
+	}
+	return float64(n), true
 }
 
 // numberText is how a number is written.
@@ -348,11 +382,10 @@ func (sh *shelf) decodeAttributes(row []any) (patch.Object, error) {
 	if err != nil {
 		inner = nil // a location that is no object is a member like others
 	}
-	location := sh.own(firstOfLocation)
 	for i := prText + ownIDs; i < len(sh.fixed); i++ {
 		if s := str(row[i]); s != "" {
 			into := &all
-			if i >= location {
+			if i >= prLocation {
 				into = &inner
 			}
 			if *into, err = into.With(sh.fixed[i].name, toJSON(s)); err != nil {

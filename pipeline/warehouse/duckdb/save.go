@@ -21,7 +21,7 @@ import (
 type unsaved struct {
 	since  time.Time
 	bytes  int64
-	sorted bool // the tail was just sorted: what was in it need never be written
+	sorted bool // what waited was just sorted, or all but little of it: what was in the tails need never be written
 }
 
 func (u *unsaved) note(bytes int64) {

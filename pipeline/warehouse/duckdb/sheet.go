@@ -24,6 +24,7 @@ type sheet struct {
 	chunk    mapping.DataChunk
 	types    []mapping.LogicalType
 	columns  []vector
+	filled   []bool // which columns have got any value
 	row      int
 	capacity int
 	text     []byte // for the texts of this chunk: memory that the garbage collector does not know
@@ -65,7 +66,7 @@ func newSheet(c *sql.Conn, catalog, schema, table string) (*sheet, error) {
 		s.types = append(s.types, mapping.AppenderColumnType(s.appender, i))
 	}
 	s.chunk = mapping.CreateDataChunk(s.types)
-	s.columns = make([]vector, len(s.types))
+	s.columns, s.filled = make([]vector, len(s.types)), make([]bool, len(s.types))
 	if s.text, err = unix.Mmap(-1, 0, textSpace, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE); err != nil {
 		s.free()
 		return nil, fmt.Errorf("append to %s: %w", table, err)
@@ -154,6 +155,7 @@ func (s *sheet) free() {
 func (s *sheet) valid(column int) {
 	word := (*uint64)(unsafe.Add(s.columns[column].mask, s.row/64*8))
 	*word |= 1 << (s.row % 64)
+	s.filled[column] = true
 }
 
 func put[T any](s *sheet, column int, value T) {

@@ -16,7 +16,8 @@ import (
 type shelf struct {
 	name   string // of the view
 	fixed  []column
-	prefix string // of the names of columns that are made on demand
+	prefix string         // of the names of columns that are made on demand
+	own    map[string]int // places of the fixed ones by their names
 	extra  []column
 	byName map[string]int    // place in extra of what a name stands for; -1: it got no column
 	lower  map[string]string // the database does not tell names of columns by case
@@ -37,11 +38,73 @@ type run struct {
 	id      int64
 	level   int
 	rows    int64
-	columns []column // as the table has them; after the fixed ones extra[:n], perhaps narrower
+	columns []column // as the table has them, perhaps narrower; a sorted one need not have all
+	// filled tells, by place among the shelf's columns, where there are values; nil is not known.
+	filled []bool
+}
+
+// note remembers where there are values.
+func (r *run) note(filled []bool) {
+	if r.filled == nil {
+		return
+	}
+	r.filled = append(r.filled, make([]bool, max(0, len(filled)-len(r.filled)))...)
+	for i, is := range filled {
+		r.filled[i] = r.filled[i] || is
+	}
+}
+
+// kinds are the kinds of the columns by their names.
+func (r *run) kinds() map[string]kind {
+	out := make(map[string]kind, len(r.columns))
+	for _, c := range r.columns {
+		out[c.name] = c.kind
+	}
+	return out
+}
+
+// worth are the places of the columns that a table made of some runs is to have. Of those of profiles most are of few: what nobody
+// has would be read, sorted, compressed and written with each row.
+func (s *shelf) worth(of []*run) (places []int) {
+	all := s.columns()
+	has := make([]bool, len(all))
+	for i := range all {
+		has[i] = i < len(s.fixed) && !s.sparse(i)
+	}
+	for _, r := range of {
+		kinds := r.kinds()
+		for i, c := range all {
+			if _, there := kinds[c.name]; there && (r.filled == nil || i < len(r.filled) && r.filled[i]) {
+				has[i] = true
+			}
+		}
+	}
+	for i := range all {
+		if has[i] {
+			places = append(places, i)
+		}
+	}
+	return places
+}
+
+// sparse reports whether a table may be without a fixed column.
+func (s *shelf) sparse(place int) bool {
+	if s.name != shelfProfiles {
+		return false
+	}
+	switch place {
+	case prTenant, prProfile, prCreated, prUpdated, prEpoch, prAttributes, prProperties, prSuppressed:
+		return false
+	}
+	return true
 }
 
 func newShelf(name, prefix, order string, fixed []column, most int, sight *sync.RWMutex) *shelf {
-	return &shelf{name: name, fixed: fixed, prefix: prefix, order: order, most: most, sight: sight, byName: map[string]int{}, lower: map[string]string{}}
+	s := &shelf{name: name, fixed: fixed, prefix: prefix, order: order, most: most, sight: sight, own: make(map[string]int, len(fixed)), byName: map[string]int{}, lower: map[string]string{}}
+	for i, c := range fixed {
+		s.own[c.name] = i
+	}
+	return s
 }
 
 // columns are those of the next tail.
@@ -66,6 +129,7 @@ func (s *shelf) place(name string, k kind, make func(column)) int {
 	if i, known := s.byName[name]; known {
 		return i
 	}
+	name = strings.Clone(name) // what it was part of is not to be kept
 	s.sight.Lock()
 	defer s.sight.Unlock()
 	if len(s.extra) >= s.most || len(name) == 0 || len(name) > maxColumnName || s.lower[strings.ToLower(name)] != "" || !plain(name) {
@@ -93,18 +157,15 @@ func plain(name string) bool {
 
 // expressions are the columns of the shelf as a run can give them.
 func (s *shelf) expressions(r *run) []string {
+	kinds := r.kinds()
 	out := make([]string, 0, len(s.fixed)+len(s.extra))
-	for _, c := range s.fixed {
-		out = append(out, identifier(c.name))
-	}
-	for i, c := range s.extra {
+	for _, c := range s.columns() {
 		name := identifier(c.name)
-		at := len(s.fixed) + i
-		if at >= len(r.columns) {
+		has, there := kinds[c.name]
+		switch {
+		case !there:
 			out = append(out, "CAST(NULL AS "+c.kind.String()+") AS "+name)
 			continue
-		}
-		switch has := r.columns[at].kind; {
 		case has == c.kind:
 			out = append(out, name)
 		case has == kindNumber:
@@ -113,11 +174,11 @@ func (s *shelf) expressions(r *run) []string {
 			out = append(out, "CAST("+name+" AS VARCHAR) AS "+name)
 		}
 		// What was no text stays known as what it was.
-		if r.columns[at].kind != c.kind {
+		if has != c.kind {
 			p := slices.IndexFunc(s.fixed, func(c column) bool { return c.name == "properties" })
 			expr := strings.TrimSuffix(out[p], " AS properties")
 			value := name
-			if r.columns[at].kind == kindNumber {
+			if has == kindNumber {
 				value = "CAST(" + numberAsText(name) + " AS JSON)"
 			}
 			out[p] = withMember(expr, strings.TrimPrefix(c.name, s.prefix), value) + " AS properties"
@@ -129,6 +190,16 @@ func (s *shelf) expressions(r *run) []string {
 // selection reads all columns of some rows of a run.
 func (s *shelf) selection(r *run, where string) string {
 	return "SELECT " + strings.Join(s.expressions(r), ", ") + " FROM " + s.table(r) + where
+}
+
+// selectionOf reads the columns at some places of a run.
+func (s *shelf) selectionOf(r *run, places []int) string {
+	all := s.expressions(r)
+	out := make([]string, len(places))
+	for i, at := range places {
+		out[i] = all[at]
+	}
+	return "SELECT " + strings.Join(out, ", ") + " FROM " + s.table(r)
 }
 
 // union reads all columns of some rows of some runs.

@@ -21,6 +21,8 @@ const (
 	sqlMarkers   = "SELECT tenant, merge, source, destination, partition FROM store.markers"
 	sqlTenants   = "SELECT tenant, name FROM main.tenants"
 	sqlCleared   = "SELECT profile FROM store.cleared"
+	sqlGoneCount = "SELECT count(*) FROM store.redirects"
+	sqlGone      = "SELECT source FROM store.redirects"
 	sqlMetrics   = "SELECT metric FROM main.metrics"
 	sqlColumns   = "SELECT shelf, name, type FROM store.columns ORDER BY shelf, place"
 	sqlRuns      = "SELECT shelf, id, level FROM store.runs ORDER BY id"
@@ -40,6 +42,10 @@ const (
 
 func sqlFirstSettings() string {
 	return fmt.Sprintf("INSERT INTO store.settings VALUES ('version', %d), ('epoch', 1)", formatVersion)
+}
+
+func sqlSetFormat() string {
+	return fmt.Sprintf("UPDATE store.settings SET value = %d WHERE name = 'version'", formatVersion)
 }
 
 func sqlTableColumns(table string) string {

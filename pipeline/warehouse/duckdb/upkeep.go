@@ -171,7 +171,7 @@ func (d *DB) mergeRuns(ctx context.Context, name string) (bool, error) {
 	if err == nil && d.shelf(name) == j.shelf && !d.stale.Load() {
 		err = d.swap(ctx, j)
 		d.m.merged(j.rows, time.Since(began))
-		d.unsaved.sorted = d.unsaved.sorted || name == shelfEvents && j.into.level == 1
+		d.unsaved.sorted = d.unsaved.sorted || j.into.level == 1 && (name == shelfEvents || d.events.unsorted() < d.most(shelfEvents)/ownRun)
 		return err == nil, err
 	}
 	// The table is not part of the shelf; if this fails too, it is dropped at the next start.
@@ -204,7 +204,11 @@ func (d *DB) begin(ctx context.Context, name string) (*job, error) {
 		return nil, nil
 	}
 	d.lastRun++
-	into := &run{id: d.lastRun, level: s.levelOver(of), columns: s.columns()}
+	into := &run{id: d.lastRun, level: s.levelOver(of)}
+	places, columns := s.worth(of), s.columns()
+	for _, at := range places {
+		into.columns = append(into.columns, columns[at])
+	}
 	j := &job{shelf: s, into: into, of: of, table: s.table(into), order: s.order}
 	for _, r := range of {
 		j.rows += r.rows
@@ -212,7 +216,7 @@ func (d *DB) begin(ctx context.Context, name string) (*job, error) {
 	// As the columns are now: they may change while this goes on.
 	selections := make([]string, len(of))
 	for i, r := range of {
-		selections[i] = s.selection(r, "")
+		selections[i] = s.selectionOf(r, places)
 	}
 	j.union = func(where string) string {
 		parts := make([]string, len(selections))
