@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/godwit-mta/godwit/internal/pace"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
 )
@@ -34,7 +35,7 @@ func (d *DB) Append(ctx context.Context, b *warehouse.Batch) error {
 	if max(len(b.Events), len(b.Changes)) >= d.o.Batch/10*9 {
 		d.fullUntil = time.Now().Add(fullFor)
 	}
-	p := &plan{d: d, b: b}
+	p := &plan{d: d, b: b, pace: pace.New(func() bool { return time.Now().Before(d.fullUntil) })}
 	p.fresh.Reserve(len(b.Events) + len(b.Changes)/2)
 	if err := p.make(ctx); err != nil {
 		d.stale.Store(true)

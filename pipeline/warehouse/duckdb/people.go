@@ -32,6 +32,7 @@ func (p *plan) takeChanges(ctx context.Context) error {
 	}
 	next := 0
 	for i := range p.b.Changes {
+		p.rest(i)
 		for ; next < len(p.merges) && p.merges[next].Changes <= i; next++ {
 			p.join(&p.merges[next])
 		}
@@ -58,6 +59,7 @@ func compareProfiles(a, b fact.ProfileID) int { return bytes.Compare(a[:], b[:])
 func (p *plan) lookAtChanges() []*edit {
 	of := make([]*edit, len(p.b.Changes))
 	for i := range p.b.Changes {
+		p.rest(i)
 		c := &p.b.Changes[i]
 		if t := p.d.tenant(c.Tenant); !p.d.named[t] && !slices.Contains(p.newTenants, c.Tenant) {
 			p.newTenants = append(p.newTenants, c.Tenant)

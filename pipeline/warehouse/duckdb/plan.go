@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/godwit-mta/godwit/internal/pace"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
 	"github.com/godwit-mta/godwit/pipeline/warehouse/keyset"
@@ -17,6 +18,7 @@ type plan struct {
 	d     *DB
 	b     *warehouse.Batch
 	hash  hasher
+	pace  pace.Pace // a batch takes a CPU for tenths of a second
 	fresh keyset.Table // keys that the batch adds
 
 	merges     []merge
@@ -57,6 +59,13 @@ type namedMetric struct {
 	tenant        fact.TenantID
 	id            fact.MetricID
 	service, name string
+}
+
+// rest is called with each row of a loop.
+func (p *plan) rest(i int) {
+	if i%32 == 0 { // some 50 µs
+		p.pace.Step()
+	}
 }
 
 func (p *plan) make(ctx context.Context) error {
@@ -211,6 +220,7 @@ func (p *plan) takeEvents() {
 		for ; next < len(p.merges) && p.merges[next].Events <= i; next++ {
 			p.move(&p.merges[next])
 		}
+		p.rest(i)
 		e := &p.b.Events[i]
 		if !p.d.metrics[e.Metric] && !seen[e.Metric] {
 			seen[e.Metric] = true

@@ -21,6 +21,7 @@ import (
 func (p *plan) fillEvents(s *sheet) error {
 	places := p.places
 	for i := range p.rows {
+		p.rest(i)
 		r := &p.rows[i]
 		if r.stored != nil {
 			if err := s.values(r.stored, p.d.events.columns()); err != nil {
@@ -119,7 +120,8 @@ const ownIDs = 4
 
 // fillProfiles appends the profiles that were made or changed.
 func (p *plan) fillProfiles(s *sheet) error {
-	for _, e := range p.people {
+	for i, e := range p.people {
+		p.rest(i)
 		s.uint64(prTenant, uint64(e.tenant))
 		s.uuid(prProfile, e.profile)
 		s.uint32(prEpoch, p.d.epoch)
