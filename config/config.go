@@ -4,6 +4,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -107,6 +108,9 @@ func (f *File) validateTop() error {
 	}
 	if f.SMTP.MaxSize > f.Accept.MaxSize {
 		return fmt.Errorf("smtp.max_size: %s is announced but accept.max_size takes %s at most", f.SMTP.MaxSize, f.Accept.MaxSize)
+	}
+	if f.Pipeline.Enabled() && f.Pipeline.Peers.Enabled() && !f.Cluster.Enabled() {
+		return errors.New("pipeline.peers.listen: needs the section [cluster], by which the nodes know each other")
 	}
 	return nil
 }

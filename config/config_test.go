@@ -52,6 +52,8 @@ func TestMistakes(t *testing.T) {
 		{"syntax", "[queue\n", "", 1, ""},
 		{"out of range", "[queue]\n\nmax_ready = 1\n", "queue.max_ready", 3, ""},
 		{"sizes that disagree", "[smtp]\nmax_size = '60MiB'\n", "smtp.max_size", 2, ""},
+		{"peers without a cluster", "[pipeline]\npath = '/p'\nkafka.brokers = ['b:9092']\npeers.listen = '127.0.0.1:0'\n", "pipeline.peers.listen", 4, ""},
+		{"peers without brokers", "[pipeline]\npath = '/p'\npeers.listen = '127.0.0.1:0'\n", "pipeline.peers.listen", 3, ""},
 		{"nested", "[queue.retry]\nfactor = 0.5\n", "queue.retry.factor", 2, ""},
 		{"in a list", "[[queue.retry_rules]]\ndomain = 'x'\nfirst = '1m'\nmax = '1h'\nfactor = 2.0\n[[queue.retry_rules]]\nfirst = '1m'\nmax = '1s'\nfactor = 2.0\n", "queue.retry_rules[1].max", 8, ""},
 	} {

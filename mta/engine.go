@@ -62,6 +62,8 @@ type Deps struct {
 	Fatal func(error)
 	// Admin tells the address of the admin API, for other nodes. Nil: there is none.
 	Admin func() string
+	// Pipeline tells the address at which the pipeline answers other nodes. Nil: there is none.
+	Pipeline func() string
 	// Give hands messages to the admin API of another node. Nil: none are.
 	Give Giver
 }
@@ -95,6 +97,9 @@ func New(ctx context.Context, o Options, d Deps) (*Engine, error) {
 	}
 	if d.Admin == nil {
 		d.Admin = func() string { return "" }
+	}
+	if d.Pipeline == nil {
+		d.Pipeline = func() string { return "" }
 	}
 	e := &Engine{log: d.Logger, o: o, deps: d, trace: trace.New(trace.DefaultTraces)}
 	var err error

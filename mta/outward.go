@@ -78,7 +78,7 @@ func (e *Engine) sharedDigest() string {
 // self is what this node tells the others.
 func (e *Engine) self() cluster.State {
 	s := e.queue.Stats()
-	return cluster.State{Role: "mta", Link: e.linkAddress(), Admin: e.deps.Admin(), Version: e.deps.Version,
+	return cluster.State{Role: "mta", Link: e.linkAddress(), Admin: e.deps.Admin(), Pipeline: e.deps.Pipeline(), Version: e.deps.Version,
 		Load: cluster.Load{Queued: s.Messages, Connections: s.Connections}, Draining: s.Draining}
 }
 

@@ -35,7 +35,7 @@ func (c counted) Each(ctx context.Context, q warehouse.CountsQuery, f func(wareh
 	dimensions := []string{q.Dimension}
 	if q.All {
 		var err error
-		if dimensions, err = c.counts.Dimensions(); err != nil {
+		if dimensions, err = c.counts.Dimensions(ctx); err != nil {
 			return forSQL(err)
 		}
 	}

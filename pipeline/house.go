@@ -33,12 +33,15 @@ func (p *Pipeline) openWarehouse(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.filler, err = warehouse.NewConsumer(p.house, p.facts, p.logs, o, warehouse.Deps{Sources: p.intake.Partitions(), Logger: p.d.Logger, Registerer: p.d.Registerer, Behind: p.memory.Behind})
+	p.filler, err = warehouse.NewConsumer(p.house, p.facts, p.logs, o, warehouse.Deps{Sources: p.intake.Partitions(), All: len(p.o.Kafka.Brokers) > 0, Logger: p.d.Logger, Registerer: p.d.Registerer, Behind: p.memory.Behind})
 	return err
 }
 
 // SQL asks the warehouse. What it does not take wraps ErrRefused.
 func (p *Pipeline) SQL(ctx context.Context, query string, limit int) (*warehouse.Answer, error) {
+	if p.house == nil && p.peers != nil {
+		return distant{p.peers.finder}.SQL(ctx, query, limit)
+	}
 	if p.house == nil {
 		return nil, fmt.Errorf("%w: there is no warehouse here: see pipeline.warehouse.engine", ErrRefused)
 	}
@@ -72,13 +75,29 @@ const archiveMargin = 24 * time.Hour
 // past is a warehouse in the door's words. A repeated event is told apart by the customer stage until Window after its time has
 // passed; then its row is folded and the warehouse is asked. It may lag by as much as Dedupe, for so long a row is kept in any case.
 type past struct {
-	who *identity.Reader
-	w   warehouse.Warehouse
+	who func(context.Context) *identity.Reader
+	w   archive
+}
+
+// archive is what the door asks of a warehouse.
+type archive interface {
+	Seen(ctx context.Context, q warehouse.SeenQuery) (bool, error)
+}
+
+// archive is the warehouse here, or else at another node; nil if there can be none.
+func (p *Pipeline) archive() archive {
+	switch {
+	case p.house != nil:
+		return p.house
+	case p.peers != nil:
+		return distant{p.peers.finder}
+	}
+	return nil
 }
 
 // Seen implements ingest.Archive.
 func (p past) Seen(ctx context.Context, tenant string, strongest fact.Identifier, metric fact.MetricID, uid string) (bool, error) {
-	profile, known, err := p.who.Lookup(tenant, strongest)
+	profile, known, err := p.who(ctx).Lookup(tenant, strongest)
 	if err != nil || !known {
 		return false, err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/godwit-mta/godwit/pipeline/ingest"
 	"github.com/godwit-mta/godwit/pipeline/ingest/feed"
 	"github.com/godwit-mta/godwit/pipeline/ingest/hook"
+	"github.com/godwit-mta/godwit/pipeline/peer"
 	"github.com/godwit-mta/godwit/pipeline/warehouse"
 )
 
@@ -41,6 +42,7 @@ type Options struct {
 	Log       stream.Options      `toml:"log" doc:"The logs, where they are embedded."`
 	Erase     erase.Options       `toml:"erase" doc:"Deleted profiles are taken out of the logs."`
 	Kafka     stream.KafkaOptions `toml:"kafka" doc:"Brokers that keep the logs instead; without any the logs are embedded."`
+	Peers     peer.Options        `toml:"peers" doc:"The other nodes of a pipeline with several."`
 	Warehouse warehouse.Options   `toml:"warehouse" doc:"The warehouse that SQL asks."`
 	State     keyed.Options       `toml:"state" doc:"The stages' state."`
 }
@@ -69,7 +71,7 @@ func (o Options) Validate() error {
 		name     string
 		validate func() error
 	}{{"api", o.API.Validate}, {"receipts", o.Receipts.Validate}, {"ingest", o.Ingest.Validate}, {"feed", o.Feed.Validate}, {"messages", o.Messages.Validate}, {"identity", o.Identity.Validate}, {"customer", o.Customer.Validate}, {"account", o.Account.Validate},
-		{"log", o.Log.Validate}, {"erase", o.Erase.Validate}, {"state", state.Validate}, {"warehouse", o.Warehouse.Validate}} {
+		{"log", o.Log.Validate}, {"erase", o.Erase.Validate}, {"peers", o.Peers.Validate}, {"state", state.Validate}, {"warehouse", o.Warehouse.Validate}} {
 		if err := part.validate(); err != nil {
 			return fmt.Errorf("%s.%w", part.name, err)
 		}
@@ -78,6 +80,8 @@ func (o Options) Validate() error {
 		if err := o.Kafka.Validate(); err != nil {
 			return fmt.Errorf("kafka.%w", err)
 		}
+	} else if o.Peers.Enabled() {
+		return errors.New("peers.listen: needs kafka.brokers: embedded logs are those of one node")
 	}
 	if _, err := hook.New(o.Hooks, hook.Deps{Door: nobody{}}); err != nil {
 		return fmt.Errorf("hooks: %w", err)

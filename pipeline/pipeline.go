@@ -38,6 +38,8 @@ type Deps struct {
 	Fatal func(error)
 	// Mail is a cursor of the MTA's event log that nobody else uses; nil: there is no MTA here.
 	Mail *event.Cursor
+	// Peers are how other nodes of this pipeline are reached; nil: they are not, whatever the options say.
+	Peers *Peers
 
 	now func() time.Time // of erasing; nil: time.Now
 }
@@ -61,6 +63,7 @@ type Pipeline struct {
 	filler   *warehouse.Consumer
 	eraser   *erase.Eraser // nil with logs in Kafka
 	skips    *skips
+	peers    *peers // nil: there are none
 
 	door     *ingest.Door
 	messages *feed.Store
@@ -96,6 +99,9 @@ func New(ctx context.Context, o Options, d Deps) (_ *Pipeline, err error) {
 	if err := p.stages(); err != nil {
 		return nil, err
 	}
+	if err := p.openPeers(); err != nil {
+		return nil, err
+	}
 	if err := p.openWarehouse(ctx); err != nil {
 		return nil, err
 	}
@@ -106,8 +112,8 @@ func New(ctx context.Context, o Options, d Deps) (_ *Pipeline, err error) {
 		return nil, err
 	}
 	into := ingest.Deps{Intake: p.intake, Hydrate: p.messages, ArchiveAfter: o.Customer.Window.D() - archiveMargin, Registerer: d.Registerer, Logger: d.Logger}
-	if p.house != nil {
-		into.Archive = past{identity.NewReader(p.identity.Store, p.intake.Partitions()), p.house}
+	if w := p.archive(); w != nil {
+		into.Archive = past{p.identities, w}
 	}
 	if p.door, err = ingest.New(o.Ingest, into); err != nil {
 		return nil, err
@@ -161,10 +167,10 @@ func (p *Pipeline) stages() (err error) {
 	if err != nil {
 		return err
 	}
-	if p.account, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerAccount, Input: p.facts, Window: state.Window.D(), Version: account.Version, Merger: account.Merger{}, Heavy: 4, New: p.skips.around(consumerAccount, ac)}, kd); err != nil {
+	if p.account, err = keyed.NewWorker(p.logs, state, keyed.Spec{Name: consumerAccount, Input: p.facts, Window: state.Window.D(), Version: account.Version, Merger: account.Merger{}, Heavy: 4, Early: true, New: p.skips.around(consumerAccount, ac)}, kd); err != nil {
 		return err
 	}
-	p.counts, err = account.NewReader(o.Account, behind(p.account.Processor), p.facts.Partitions())
+	p.counts, err = account.NewReader(o.Account, p.counting, p.facts.Partitions())
 	return err
 }
 
@@ -177,11 +183,14 @@ func (p *Pipeline) openAPI() (err error) {
 		return err
 	}
 	var asked api.Warehouse
-	if p.house != nil {
+	switch {
+	case p.house != nil:
 		asked = answers{p.house}
+	case p.peers != nil:
+		asked = distant{p.peers.finder}
 	}
-	p.api, err = api.New(p.o.API, api.Deps{Door: p.door, Hooks: hooks, Warehouse: asked, Identities: identity.NewReader(p.identity.Store, p.intake.Partitions()),
-		Profiles: customer.NewReader(p.customer.Store, p.facts.Partitions()), Counts: p.counts, Waiter: p, Receipts: p.receipts,
+	p.api, err = api.New(p.o.API, api.Deps{Door: p.door, Hooks: hooks, Warehouse: asked, Identities: p.identities(context.Background()),
+		Profiles: p.people(), Counts: p.counts, Waiter: p, Receipts: p.requests(),
 		Version: p.d.Version, Logger: p.d.Logger, Registerer: p.d.Registerer})
 	return err
 }
@@ -196,6 +205,10 @@ func (p *Pipeline) Start() error {
 				p.d.Fatal(fmt.Errorf("pipeline: %w", err))
 			}
 		})
+	}
+	if p.peers != nil {
+		p.peers.server.Start()
+		p.running.Go(func() { p.peers.finder.Run(ctx) })
 	}
 	if p.filler != nil {
 		p.running.Go(func() {
@@ -227,6 +240,9 @@ func (p *Pipeline) Start() error {
 // Stop takes nothing more, and ends the consumers when they have written their state.
 func (p *Pipeline) Stop(ctx context.Context) error {
 	err := p.api.Stop(ctx)
+	if p.peers != nil {
+		err = errors.Join(err, p.peers.server.Stop(ctx))
+	}
 	if p.stop != nil {
 		p.stop()
 		ended := make(chan struct{})
@@ -246,6 +262,9 @@ func (p *Pipeline) Stop(ctx context.Context) error {
 // close frees what New opened.
 func (p *Pipeline) close() error {
 	var errs []error
+	if p.peers != nil {
+		errs = append(errs, p.peers.server.Stop(context.Background())) // of one that was not started
+	}
 	if p.receipts != nil {
 		errs = append(errs, p.receipts.Close())
 	}
@@ -300,6 +319,9 @@ func (p *Pipeline) consumers() []named {
 // the identity stage must have passed it, then the customer
 // stage what that stage wrote until then. Counts need no waiting for: they show what is applied.
 func (p *Pipeline) Wait(ctx context.Context, at ingest.Position) error {
+	if p.peers != nil {
+		return p.waitAnywhere(ctx, at)
+	}
 	for _, m := range at {
 		if err := p.identity.Wait(ctx, m.Partition, m.Offset); err != nil {
 			return fmt.Errorf("pipeline: waiting for identity: %w", err)

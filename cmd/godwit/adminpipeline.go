@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/mta/adminapi"
 	"github.com/godwit-mta/godwit/pipeline"
 )
+
+// consumerWarehouse has no nodes: each that has a warehouse has all of it.
+const consumerWarehouse = "warehouse"
 
 // adminPipeline shows a pipeline to the admin API.
 type adminPipeline struct{ p *pipeline.Pipeline }
@@ -29,6 +33,9 @@ func (a adminPipeline) PipelineStatus(context.Context) (adminapi.PipelineStatus,
 		for _, s := range c.Partitions {
 			part := adminapi.ConsumerPartition{Partition: int(s.Partition), Applied: s.Applied, Committed: s.Committed, End: s.End,
 				Lag: max(0, s.End-s.Applied), Seconds: s.Waiting.Seconds(), Snapshot: s.Snapshot.Taken, Error: s.Error}
+			if node, others := a.p.Holder(c.Name, s.Partition); others && c.Name != consumerWarehouse {
+				part.Node, part.Elsewhere = node, s.State == keyed.StateAway
+			}
 			if at, stuck := a.p.StuckAt(c.Name, s.Partition); stuck {
 				part.StuckAt = &at
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -62,6 +63,11 @@ func showPipeline(e *env, st *adminapi.PipelineStatus, asJSON bool) error {
 			snapshot := "none"
 			if !x.Snapshot.IsZero() {
 				snapshot = show.When(x.Snapshot, now)
+			}
+			if x.Elsewhere {
+				t.Add(c.Name, fmt.Sprint(x.Partition), "at "+cmp.Or(x.Node, "no node"), "", "", "", "", "")
+				bad = append(bad, x.Node == "")
+				continue
 			}
 			t.Add(c.Name, fmt.Sprint(x.Partition), state, show.Count(x.Lag), show.Span(time.Duration(x.Seconds*float64(time.Second))), show.Count(x.Applied), snapshot, troubles(x))
 			bad = append(bad, x.Error != "" || !c.Running)

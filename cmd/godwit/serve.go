@@ -71,6 +71,7 @@ type server struct {
 	engine  *mta.Engine
 	admin   *adminapi.Server
 	adminAt atomic.Pointer[string] // where other nodes reach it
+	peerAt  atomic.Pointer[string] // likewise the pipeline
 	proxy   *proxyRole             // nil: not in this process
 	pipe    *pipeline.Pipeline     // nil: not in this process
 	ops     *debugz.Server
@@ -103,7 +104,7 @@ func (s *server) start(ctx context.Context, f *config.File) (err error) {
 		return usageError{err}
 	}
 	s.engine, err = mta.New(ctx, o, mta.Deps{Version: version(), Logger: s.log, Registerer: registry,
-		Fatal: s.failed, Admin: s.advertised, Give: give})
+		Fatal: s.failed, Admin: s.advertised, Pipeline: s.peerAddress, Give: give})
 	if err != nil {
 		return err
 	}
@@ -152,7 +153,12 @@ func (s *server) newPipeline(ctx context.Context, registry *prometheus.Registry)
 	if err != nil {
 		return err
 	}
-	s.pipe, err = pipeline.New(ctx, s.file.Pipeline, pipeline.Deps{Version: version(), Logger: s.log, Registerer: registry, Fatal: s.failed, Mail: mail})
+	s.pipe, err = pipeline.New(ctx, s.file.Pipeline, pipeline.Deps{Version: version(), Logger: s.log, Registerer: registry, Fatal: s.failed, Mail: mail,
+		Peers: s.peersOf()})
+	if s.pipe != nil && s.pipe.PeerAddr() != nil {
+		address := s.file.Pipeline.Peers.Advertised(s.pipe.PeerAddr(), loopback(s.file.Cluster.Bind))
+		s.peerAt.Store(&address)
+	}
 	spareThread()
 	return err
 }

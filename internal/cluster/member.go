@@ -13,6 +13,7 @@ type State struct {
 	Role     string   // such as mta or proxy; a name
 	Link     string   // address of the grant link, host:port; used when the node is not among the configured ones
 	Admin    string   // address of the admin API
+	Pipeline string   // address at which the pipeline answers other nodes
 	Version  string   // of the program
 	Load     Load     // how busy it is
 	Sources  []string // the sending sources it owns, in any order
@@ -46,6 +47,7 @@ type Member struct {
 	Addr         string    `json:"addr,omitempty"` // of gossip
 	Link         string    `json:"link,omitempty"` // of the grant link
 	Admin        string    `json:"admin,omitempty"`
+	Pipeline     string    `json:"pipeline,omitempty"`
 	Role         string    `json:"role,omitempty"`
 	Zone         string    `json:"zone,omitempty"`
 	Version      string    `json:"version,omitempty"`
@@ -84,7 +86,7 @@ func (c *Cluster) self() Member {
 	s := c.ownState()
 	_, configured := c.configured(c.name)
 	return Member{
-		Name: c.name, Self: true, Configured: configured, Status: Alive, Addr: c.Addr(), Link: c.link(s), Admin: s.Admin,
+		Name: c.name, Self: true, Configured: configured, Status: Alive, Addr: c.Addr(), Link: c.link(s), Admin: s.Admin, Pipeline: s.Pipeline,
 		Role: s.Role, Zone: c.zone, Version: s.Version, ConfigDigest: c.configDigest(), Load: s.Load, Sources: s.Sources,
 		Draining: s.Draining, Seen: time.Now(),
 	}
@@ -94,7 +96,7 @@ func (c *Cluster) self() Member {
 func (c *Cluster) member(p *peer, now time.Time) Member {
 	m := Member{
 		Name: p.name, Addr: net.JoinHostPort(p.addr, strconv.Itoa(int(p.port))), Link: p.meta.Link, Role: p.meta.Role, Zone: p.meta.Zone,
-		Admin: p.report.Admin, Version: p.report.Version, ConfigDigest: p.report.Digest, Load: p.report.Load,
+		Admin: p.report.Admin, Pipeline: p.report.Pipeline, Version: p.report.Version, ConfigDigest: p.report.Digest, Load: p.report.Load,
 		Draining: p.report.Draining, Sources: p.sources.names, Seen: p.seen,
 	}
 	if n, ok := c.configured(p.name); ok {

@@ -75,6 +75,7 @@ func (c *Cluster) makeReport(leaving bool) (r report, sources []string, changed 
 	}
 	c.own.Name, c.own.Leaving = c.name, c.own.Leaving || leaving
 	c.own.Admin, c.own.Version, c.own.Digest, c.own.Load, c.own.Draining = s.Admin, s.Version, digest, s.Load, s.Draining
+	c.own.Pipeline = s.Pipeline
 	return c.own, c.ownNames, changed
 }
 

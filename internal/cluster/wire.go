@@ -63,6 +63,7 @@ type report struct {
 	Epoch    int64  `json:"epoch"` // of the node's start
 	Seq      uint64 `json:"seq"`
 	Admin    string `json:"admin,omitempty"`
+	Pipeline string `json:"pipeline,omitempty"`
 	Version  string `json:"version,omitempty"`
 	Digest   string `json:"digest,omitempty"` // of the configuration
 	Load     Load   `json:"load"`

@@ -63,6 +63,7 @@ var layers = map[string][]string{
 	"pipeline/erase":             {"pipeline/fact", "internal/faultfs", "internal/stream", "internal/units"},
 	"pipeline/check":             {"pipeline/fact", "internal/stream"},
 	"internal/stream":            {"internal/faultfs", "internal/mail", "internal/seglog", "internal/units", "internal/meter"},
+	"pipeline/peer":              {"internal/keyed"},
 	"internal/stream/streamtest": {"internal/stream"},
 	"internal/bloom":             {},
 	"internal/setcache":          {},

@@ -83,6 +83,9 @@ func (p *part) behindEnd(ctx context.Context, from int64) error {
 		return fmt.Errorf("keyed: partition %d: the state is of offset %d, but %s ends at %d: the log was replaced or lost what it had acknowledged. "+
 			"If it was replaced on purpose, delete %s and its snapshots", p.id, from, p.w.s.Input.Name(), end, p.dir)
 	}
+	if a := p.assigned.Load(); a != nil {
+		a.goal.CompareAndSwap(noGoal, end)
+	}
 	return nil
 }
 

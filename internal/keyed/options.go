@@ -102,6 +102,8 @@ type Spec struct {
 	Merger  Merger
 	// Heavy is how many times Options.MemTable a partition collects, for a stage that writes much; 0 is 1.
 	Heavy int
+	// Early says that the processor shows what is applied before it is committed: see Worker.Serving.
+	Early bool
 	// New makes the processor of an assigned partition, on its state.
 	New func(s *Store, a stream.Assignment) (Processor, error)
 }

@@ -25,6 +25,8 @@ type part struct {
 	committed atomic.Int64
 	waits     atomic.Bool // all that was read is committed, and it waits for more
 
+	assigned atomic.Pointer[assigned] // nil: it is not
+
 	careful int64 // records up to this offset are applied one by one, since one of them failed
 
 	hand atomic.Int64 // when the first of the records was appended that were read last, as Unix milliseconds; 0: none were
@@ -73,6 +75,8 @@ func (w *Worker) serve(ctx context.Context, a stream.Assignment) error {
 	p := w.parts[a.Partition]
 	defer p.set(StateAway, nil)
 	defer p.answer(ErrClosed)
+	p.assigned.Store(newAssigned(ctx, a))
+	defer p.assigned.Store(nil)
 	pause := newBackoff(w.o.Retry.D())
 	var replace error
 	for ctx.Err() == nil {

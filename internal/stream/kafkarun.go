@@ -183,6 +183,10 @@ func (l *lease) expired() bool {
 	return !l.joining && time.Since(l.seen) > l.limit
 }
 
+// Held returns nil while no other process can have the partition that a context of Log.Run's serve is of, else
+// ErrFenced or the context's error. A process that does not hear of the brokers any more knows it so by itself.
+func Held(ctx context.Context) error { return held(ctx) }
+
 // held returns the error of a context that ended, and ErrFenced when it is that of a partition that others may have by now.
 func held(ctx context.Context) error {
 	if err := ended(ctx); err != nil {

@@ -63,6 +63,8 @@ type ConsumerStatus struct {
 // ConsumerPartition is one partition of a consumer's input.
 type ConsumerPartition struct {
 	Partition int       `json:"partition" doc:"Its number."`
+	Node      string    `json:"node,omitempty" doc:"Where the pipeline has several nodes: the one that answers for it. Absent while none is known to."`
+	Elsewhere bool      `json:"elsewhere,omitempty" doc:"Another node has it, or none: then there are no numbers here."`
 	Applied   int64     `json:"applied" doc:"Offset before which everything is applied."`
 	Committed int64     `json:"committed" doc:"Offset before which everything is in its state."`
 	End       int64     `json:"end" doc:"Offset after the last record of the log."`

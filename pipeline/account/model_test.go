@@ -161,11 +161,20 @@ func (n *node) drain() {
 }
 
 func (n *node) reader() *Reader {
-	r, err := NewReader(n.o, func(id int32) (keyed.Processor, bool) { return n.parts[id].proc, true }, partitions)
+	r, err := NewReader(n.o, func(id int32) (keyed.Processor, bool) { return n.parts[id].proc, id%2 == 0 }, partitions)
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	r.Elsewhere(func(id int32) Away { return asked{n.parts[id]} })
 	return r
+}
+
+// asked is a partition at another node, so to say.
+type asked struct{ p *part }
+
+// Ask implements Away.
+func (a asked) Ask(ctx context.Context, question []byte) ([]byte, error) {
+	return Answer(ctx, a.p.proc, question)
 }
 
 // happening is an event that was put into the log.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 )
@@ -25,6 +27,7 @@ var ErrTooMany = errors.New("account: too many counts")
 type Reader struct {
 	zones      *zones
 	processors func(partition int32) (keyed.Processor, bool)
+	away       func(partition int32) Away // nil: all are here
 	partitions int32
 }
 
@@ -35,6 +38,30 @@ func NewReader(o Options, processors func(int32) (keyed.Processor, bool), partit
 		return nil, err
 	}
 	return &Reader{zones: z, processors: processors, partitions: partitions}, nil
+}
+
+// Elsewhere makes the reader ask other nodes for the partitions that have no processor here.
+func (r *Reader) Elsewhere(away func(partition int32) Away) { r.away = away }
+
+// source is what one partition has to say.
+type source interface {
+	collect(ctx context.Context, p *plan, tenant string) (lines, error)
+	// listMetrics adds the metrics of a tenant.
+	listMetrics(ctx context.Context, tenant string, found map[fact.MetricID]Metric) error
+	// listDimensions adds the names of all.
+	listDimensions(ctx context.Context, found map[string]bool) error
+}
+
+// source finds a partition.
+func (r *Reader) source(partition int32) (s source, here bool, err error) {
+	own, err := r.processor(partition)
+	switch {
+	case err == nil:
+		return own, true, nil
+	case r.away != nil:
+		return remote{r.away(partition)}, false, nil
+	}
+	return nil, false, err
 }
 
 func (r *Reader) processor(partition int32) (*Processor, error) {
@@ -67,15 +94,20 @@ func (r *Reader) Query(ctx context.Context, q Query) (*Result, error) {
 	return page(&q, p, all)
 }
 
-// collect adds up all partitions.
+// collect adds up all partitions. Those elsewhere are asked at once.
 func (r *Reader) collect(ctx context.Context, p *plan, tenant string) (lines, error) {
 	all := lines{}
+	var away []source
 	for id := range r.partitions {
-		proc, err := r.processor(id)
+		one, here, err := r.source(id)
 		if err != nil {
 			return nil, err
 		}
-		got, err := proc.collect(ctx, p, tenant)
+		if !here {
+			away = append(away, one)
+			continue
+		}
+		got, err := one.collect(ctx, p, tenant)
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +116,31 @@ func (r *Reader) collect(ctx context.Context, p *plan, tenant string) (lines, er
 			return nil, ErrTooMany
 		}
 	}
-	return all, nil
+	if away == nil {
+		return all, nil
+	}
+	return all, all.gather(ctx, away, p, tenant)
+}
+
+// gather adds up partitions that are elsewhere.
+func (l lines) gather(ctx context.Context, parts []source, p *plan, tenant string) error {
+	got := make([]lines, len(parts))
+	all, ctx := errgroup.WithContext(ctx)
+	for i, one := range parts {
+		all.Go(func() (err error) {
+			got[i], err = one.collect(ctx, p, tenant)
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	for _, some := range got {
+		if l.merge(some); p.most > 0 && l.cells() > p.most {
+			return ErrTooMany
+		}
+	}
+	return nil
 }
 
 func (l lines) cells() (n int) {
@@ -129,12 +185,12 @@ type Metric struct {
 func (r *Reader) Metrics(ctx context.Context, tenant string) ([]Metric, error) {
 	found := map[fact.MetricID]Metric{}
 	for id := range r.partitions {
-		p, err := r.processor(id)
+		p, _, err := r.source(id)
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err == nil {
-			err = p.registry(tenant, func(m *metric) { addMetric(found, m) })
+			err = p.listMetrics(ctx, tenant, found)
 		}
 		if err != nil {
 			return nil, err
@@ -148,9 +204,16 @@ func (r *Reader) Metrics(ctx context.Context, tenant string) ([]Metric, error) {
 	}), nil
 }
 
-func addMetric(found map[fact.MetricID]Metric, m *metric) {
-	n := Metric{m.id, m.name, m.service, time.UnixMilli(m.created).UTC(), time.UnixMilli(m.updated).UTC()}
-	if o, known := found[m.id]; known {
+// listMetrics implements source.
+func (p *Processor) listMetrics(_ context.Context, tenant string, found map[fact.MetricID]Metric) error {
+	return p.registry(tenant, func(m *metric) {
+		addMetric(found, Metric{m.id, m.name, m.service, time.UnixMilli(m.created).UTC(), time.UnixMilli(m.updated).UTC()})
+	})
+}
+
+// addMetric adds what another partition knows of a metric.
+func addMetric(found map[fact.MetricID]Metric, n Metric) {
+	if o, known := found[n.ID]; known {
 		if o.Created.Before(n.Created) {
 			n.Created = o.Created
 		}
@@ -161,7 +224,7 @@ func addMetric(found map[fact.MetricID]Metric, m *metric) {
 	if n.Updated.Before(n.Created) {
 		n.Updated = n.Created
 	}
-	found[m.id] = n
+	found[n.ID] = n
 }
 
 func metricOf(key []byte) fact.MetricID { return fact.MetricID(binary.BigEndian.Uint64(key[9:])) }
@@ -185,6 +248,16 @@ func (p *Processor) registry(tenant string, f func(*metric)) error {
 		}
 	}
 	return errors.Join(inner, err)
+}
+
+// listDimensions implements source.
+func (p *Processor) listDimensions(_ context.Context, found map[string]bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range p.names {
+		found[name] = true
+	}
+	return nil
 }
 
 // Metric returns one metric of a tenant, false if there were no events of it.
@@ -214,7 +287,7 @@ type Final struct {
 // Each calls f for all counts of a metric in intervals of the tenant's zone, until it returns an error. It holds all counts of one
 // dimension in memory.
 func (r *Reader) Each(ctx context.Context, tenant string, metric fact.MetricID, interval Interval, f func(Final) error) error {
-	dims, err := r.Dimensions()
+	dims, err := r.Dimensions(ctx)
 	if err != nil {
 		return err
 	}
@@ -238,18 +311,16 @@ func (r *Reader) EachBy(ctx context.Context, tenant string, metric fact.MetricID
 }
 
 // Dimensions are the names of all there are, of any tenant, and "" for the total, in order.
-func (r *Reader) Dimensions() ([]string, error) {
+func (r *Reader) Dimensions(ctx context.Context) ([]string, error) {
 	dims := map[string]bool{"": true}
 	for id := range r.partitions {
-		p, err := r.processor(id)
+		p, _, err := r.source(id)
+		if err == nil {
+			err = p.listDimensions(ctx, dims)
+		}
 		if err != nil {
 			return nil, err
 		}
-		p.mu.Lock()
-		for _, name := range p.names {
-			dims[name] = true
-		}
-		p.mu.Unlock()
 	}
 	return slices.Sorted(maps.Keys(dims)), nil
 }

@@ -15,8 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/internal/openapi"
 	"github.com/godwit-mta/godwit/internal/wire"
+	"github.com/godwit-mta/godwit/pipeline/account"
 	"github.com/godwit-mta/godwit/pipeline/customer"
 	"github.com/godwit-mta/godwit/pipeline/identity"
 	"github.com/godwit-mta/godwit/pipeline/jsonapi"
@@ -238,9 +240,12 @@ func (s *Server) fail(c *call, err error) {
 	case errs != nil:
 	case errors.Is(err, customer.ErrNotFound):
 		errs = jsonapi.Errors{jsonapi.NotFound("there is no such thing")}
+	case errors.Is(err, ErrNoWarehouse):
+		errs = jsonapi.Of(noWarehouse("", "", "there is no warehouse here, nor at another node that can be reached"))
 	case errors.Is(err, customer.ErrCursor):
 		errs = jsonapi.Errors{jsonapi.BadParameter("page[cursor]", "is not a cursor of a page before of the same question")}
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrBusy), errors.Is(err, customer.ErrElsewhere), errors.Is(err, identity.ErrElsewhere):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrBusy), errors.Is(err, customer.ErrElsewhere), errors.Is(err, identity.ErrElsewhere),
+		errors.Is(err, account.ErrUnavailable), errors.Is(err, keyed.ErrClosed):
 		c.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(c.state.opts.RetryAfter.D().Seconds()))))
 		errs = jsonapi.Errors{{Status: http.StatusServiceUnavailable, Code: "overloaded", Title: "Not now.", Detail: "the request could not be served in time, try again later"}}
 	default:
@@ -252,6 +257,9 @@ func (s *Server) fail(c *call, err error) {
 
 // ErrBusy says that something cannot be done now and can later: a dependency may wrap it.
 var ErrBusy = errors.New("api: try again later")
+
+// ErrNoWarehouse says that a question takes the warehouse, and that there is none at the moment: a Warehouse may wrap it.
+var ErrNoWarehouse = errors.New("api: there is no warehouse")
 
 // decode reads a body into a T. The errors name the place by pointer.
 func decode[T any](d *wire.Decoder[T], body []byte) (*T, error) {

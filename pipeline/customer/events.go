@@ -130,7 +130,7 @@ func metricPrefix(prefix byte, w who, m fact.MetricID) []byte {
 }
 
 // readEvent reads an event whose key ends with tail.
-func readEvent(s *keyed.Store, w who, tail []byte) (*Event, error) {
+func readEvent(s State, w who, tail []byte) (*Event, error) {
 	key := append(append([]byte{prefixEvent}, w[:]...), tail...)
 	v, err := s.Get(key)
 	if errors.Is(err, keyed.ErrNotFound) {
@@ -242,7 +242,7 @@ func (r *Reader) Summary(tenant string, id fact.ProfileID, metric fact.MetricID,
 }
 
 // addDays adds the counts of days.
-func addDays(s *keyed.Store, prefix []byte, out []Window, begins []int64, end int64) error {
+func addDays(s State, prefix []byte, out []Window, begins []int64, end int64) error {
 	earliest := slices.MinFunc(append([]int64{end}, begins...), cmp.Compare)
 	from := appendDay(slices.Clone(prefix), dayOf(earliest))
 	if earliest == never {

@@ -39,7 +39,7 @@ func (r *Reader) Members(tenant string, q MemberQuery) (*MemberPage, error) {
 	}
 	s := span{prefix: appendName(appendTenant(nil, prefixMember, ask.tenant), q.List), after: after, back: q.Descending}
 	s.from, s.to = q.Joined.keys()
-	rows, next, err := r.page(s, pageSize(q.Size), func(_ *keyed.Store, at, _ []byte) (any, bool, error) {
+	rows, next, err := r.page(s, pageSize(q.Size), func(_ State, at, _ []byte) (any, bool, error) {
 		if len(at) != 8+len(fact.ProfileID{}) {
 			return nil, false, errDamaged("membership")
 		}
@@ -102,7 +102,7 @@ func (r *Reader) Objects(tenant, typ, cursor string, size int) (*ObjectPage, err
 		return nil, err
 	}
 	s := span{prefix: appendName(appendTenant(nil, prefixObject, ask.tenant), typ), after: after}
-	rows, next, err := r.page(s, pageSize(size), func(_ *keyed.Store, _, value []byte) (any, bool, error) {
+	rows, next, err := r.page(s, pageSize(size), func(_ State, _, value []byte) (any, bool, error) {
 		data, err := objectData(bytes.Clone(value))
 		return data, true, err
 	})

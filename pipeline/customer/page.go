@@ -103,14 +103,17 @@ type found struct {
 }
 
 // keeper makes a row part of an answer, or leaves it out. The key behind the prefix and the value are valid only during the call.
-type keeper func(s *keyed.Store, at, value []byte) (item any, ok bool, err error)
+type keeper func(s State, at, value []byte) (item any, ok bool, err error)
 
 // read returns what a partition has, one row more than asked for if there are so many, and the last key looked at if
 // there may be more.
-func (s *span) read(store *keyed.Store, size, looks int, keep keeper) (rows []found, stopped []byte, err error) {
+func (s *span) read(store State, size, looks int, keep keeper) (rows []found, stopped []byte, err error) {
 	from, to := s.bounds()
 	if bytes.Compare(from, to) >= 0 {
 		return nil, nil, nil
+	}
+	if store.here == nil {
+		return s.readAway(store, size, looks, keep)
 	}
 	scan := store.Scan
 	if s.back {
@@ -142,17 +145,12 @@ func (r *Reader) page(s span, size int, keep keeper) (rows []found, next []byte,
 	if s.back {
 		compare = func(a, b []byte) int { return bytes.Compare(b, a) }
 	}
+	stops := make([][]byte, r.partitions)
+	if rows, err = r.each(s, size, keep, stops); err != nil {
+		return nil, nil, err
+	}
 	var known []byte // up to here all partitions are known; nil is the end
-	for p := range r.partitions {
-		store, err := r.store(p)
-		if err != nil {
-			return nil, nil, err
-		}
-		some, stopped, err := s.read(store, size, r.looks, keep)
-		if err != nil {
-			return nil, nil, err
-		}
-		rows = append(rows, some...)
+	for _, stopped := range stops {
 		if stopped != nil && (known == nil || compare(stopped, known) < 0) {
 			known = stopped
 		}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/godwit-mta/godwit/internal/keyed"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 )
@@ -124,7 +126,7 @@ func (r *Reader) Profiles(tenant string, q ProfileQuery) (*ProfilePage, error) {
 // keep reads the profile of a row that ends with its id. One that is not there any more, or changed since so that the row is not
 // its any more, is left out.
 func (q *ProfileQuery) keep(t fact.TenantID) keeper {
-	return func(s *keyed.Store, at, value []byte) (any, bool, error) {
+	return func(s State, at, value []byte) (any, bool, error) {
 		var id fact.ProfileID
 		copy(id[:], at[len(at)-len(id):])
 		w := whoOf(t, id)
@@ -156,13 +158,13 @@ func (q *ProfileQuery) keep(t fact.TenantID) keeper {
 // some answers a query that names the profiles.
 func (r *Reader) some(t fact.TenantID, q *ProfileQuery, after []byte, size int) (rows []found, next []byte, err error) {
 	seen := map[fact.ProfileID]bool{}
-	for _, id := range q.IDs {
-		p, err := r.profile(t, id)
-		if errors.Is(err, ErrNotFound) {
+	all, err := r.several(t, q.IDs)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range all {
+		if p == nil {
 			continue
-		}
-		if err != nil {
-			return nil, nil, err
 		}
 		if !seen[p.ID] && q.Created.has(p.Created) && q.Updated.has(p.Updated) {
 			rows = append(rows, found{q.Sort.position(p), p})
@@ -181,6 +183,29 @@ func (r *Reader) some(t fact.TenantID, q *ProfileQuery, after []byte, size int) 
 		return rows[:size], rows[size-1].at, nil
 	}
 	return rows, nil, nil
+}
+
+// several reads profiles; nil is one that is not there.
+func (r *Reader) several(t fact.TenantID, ids []fact.ProfileID) ([]*Profile, error) {
+	out := make([]*Profile, len(ids))
+	one := func(i int) error {
+		p, err := r.profile(t, ids[i])
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		out[i] = p
+		return err
+	}
+	var all errgroup.Group
+	all.SetLimit(r.atOnce)
+	for i := range ids {
+		if r.atOnce > 1 {
+			all.Go(func() error { return one(i) })
+		} else if err := one(i); err != nil {
+			return nil, err
+		}
+	}
+	return out, all.Wait()
 }
 
 // position is the key of a profile behind the prefix of the order's rows.

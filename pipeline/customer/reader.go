@@ -22,17 +22,31 @@ var (
 // Stores finds the state of a partition, as keyed.Worker.Store does.
 type Stores func(partition int32) (*keyed.Store, bool)
 
+// States finds the state of a partition, wherever it is.
+type States func(partition int32) (State, bool)
+
 // Reader answers questions about profiles from what is committed. It is safe for concurrent use. All
 // questions are of one tenant, and see nothing of others.
 type Reader struct {
-	stores     Stores
+	states     States
 	partitions int32 // of the second log
 	looks      int   // rows of a partition that one page looks at
+	atOnce     int   // profiles that are read at the same time
 }
 
-// NewReader returns a reader of so many partitions.
+// NewReader returns a reader of so many partitions, all of which are here.
 func NewReader(s Stores, partitions int32) *Reader {
-	return &Reader{stores: s, partitions: partitions, looks: defaultLooks}
+	r := NewReaderOf(func(partition int32) (State, bool) {
+		store, ok := s(partition)
+		return Here(store), ok
+	}, partitions)
+	r.atOnce = 1
+	return r
+}
+
+// NewReaderOf returns a reader of so many partitions, which may be elsewhere.
+func NewReaderOf(s States, partitions int32) *Reader {
+	return &Reader{states: s, partitions: partitions, looks: defaultLooks, atOnce: readAtOnce}
 }
 
 // Profile is what is known of a profile.
@@ -149,7 +163,7 @@ func (r *Reader) profile(t fact.TenantID, id fact.ProfileID) (*Profile, error) {
 }
 
 // lastEvent is the time of a profile's latest event, which its head may be behind of.
-func lastEvent(s *keyed.Store, w who, h head) (int64, error) {
+func lastEvent(s State, w who, h head) (int64, error) {
 	if h.last == never {
 		return never, nil
 	}
@@ -168,16 +182,16 @@ func lastEvent(s *keyed.Store, w who, h head) (int64, error) {
 const mostMerges = 100
 
 // find returns the state that a profile is in, following merges.
-func (r *Reader) find(t fact.TenantID, id fact.ProfileID) (*keyed.Store, who, head, error) {
+func (r *Reader) find(t fact.TenantID, id fact.ProfileID) (State, who, head, error) {
 	for range mostMerges {
 		w := whoOf(t, id)
 		s, err := r.store(id.Partition(r.partitions))
 		if err != nil {
-			return nil, w, head{}, err
+			return s, w, head{}, err
 		}
 		h, err := loadHead(s.Get, w)
 		if err != nil {
-			return nil, w, h, err
+			return s, w, h, err
 		}
 		switch h.standing {
 		case living:
@@ -185,16 +199,16 @@ func (r *Reader) find(t fact.TenantID, id fact.ProfileID) (*keyed.Store, who, he
 		case merged:
 			id = h.to
 		default:
-			return nil, w, h, ErrNotFound
+			return s, w, h, ErrNotFound
 		}
 	}
-	return nil, who{}, head{}, fmt.Errorf("customer: profile %s was merged more than %d times", id, mostMerges)
+	return State{}, who{}, head{}, fmt.Errorf("customer: profile %s was merged more than %d times", id, mostMerges)
 }
 
-func (r *Reader) store(partition int32) (*keyed.Store, error) {
-	s, ok := r.stores(partition)
+func (r *Reader) store(partition int32) (State, error) {
+	s, ok := r.states(partition)
 	if !ok {
-		return nil, fmt.Errorf("%w: %d", ErrElsewhere, partition)
+		return s, fmt.Errorf("%w: %d", ErrElsewhere, partition)
 	}
 	return s, nil
 }

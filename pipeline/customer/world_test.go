@@ -70,8 +70,21 @@ func openWorld(t testing.TB, seed uint64, facts stream.Topic, change func(*Optio
 			_ = n.store.Close()
 		}
 	})
-	w.Reader = NewReader(func(p int32) (*keyed.Store, bool) { return w.nodes[p].store, true }, parts)
+	w.Reader = NewReaderOf(func(p int32) (State, bool) {
+		if p%2 == 1 { // at another node, so to say
+			return Elsewhere(short{w.nodes[p].store}), true
+		}
+		return Here(w.nodes[p].store), true
+	}, parts)
 	return w
+}
+
+// short is a store that gives a row or two at a time.
+type short struct{ *keyed.Store }
+
+// Page implements Away.
+func (s short) Page(from, to []byte, back bool, _ int) ([]keyed.Row, bool, error) {
+	return s.Store.Page(from, to, back, 100)
 }
 
 func (w *world) must(err error) {

@@ -26,13 +26,27 @@ var ErrElsewhere = errors.New("identity: another node has the partition that kno
 
 // Reader answers whose an identifier is, as far as the stage has committed. It is safe for concurrent use.
 type Reader struct {
-	store      func(partition int32) (*keyed.Store, bool)
+	state      func(partition int32) (State, bool)
 	partitions int32
+}
+
+// State is what is committed of a partition, here or at another node. Get returns keyed.ErrNotFound for what is
+// not there, and an error that wraps keyed.ErrClosed when nobody has the partition at the moment.
+type State interface {
+	Get(key []byte) ([]byte, error)
 }
 
 // NewReader returns a Reader of the states that store finds, of a first log of so many partitions.
 func NewReader(store func(partition int32) (*keyed.Store, bool), partitions int32) *Reader {
-	return &Reader{store, partitions}
+	return NewReaderOf(func(partition int32) (State, bool) {
+		s, ok := store(partition)
+		return s, ok
+	}, partitions)
+}
+
+// NewReaderOf returns a Reader of states that may be elsewhere.
+func NewReaderOf(state func(partition int32) (State, bool), partitions int32) *Reader {
+	return &Reader{state, partitions}
 }
 
 // Lookup returns the living profile that an identifier belongs to. false: nobody's, or a deleted one's. A profile id is
@@ -41,7 +55,7 @@ func (r *Reader) Lookup(tenant string, id fact.Identifier) (fact.ProfileID, bool
 	if id.Kind == fact.ByProfile {
 		return r.byID(tenant, id.Value)
 	}
-	s, ok := r.store(fact.PartitionOf(tenant, id, r.partitions))
+	s, ok := r.state(fact.PartitionOf(tenant, id, r.partitions))
 	if !ok {
 		return fact.ProfileID{}, false, ErrElsewhere
 	}
@@ -74,7 +88,7 @@ func (r *Reader) byID(tenant, id string) (fact.ProfileID, bool, error) {
 func (r *Reader) Resolve(tenant string, profile fact.ProfileID) (fact.ProfileID, Standing, error) {
 	home := fact.Home(tenant, r.partitions)
 	for i := range r.partitions {
-		s, ok := r.store((home + i) % r.partitions)
+		s, ok := r.state((home + i) % r.partitions)
 		if !ok {
 			continue
 		}

@@ -27,7 +27,10 @@ const (
 // Deps is what a Consumer needs.
 type Deps struct {
 	// Sources is how many partitions the first log has: so many markers complete a merge.
-	Sources    int32
+	Sources int32
+	// All makes the consumer read all partitions whoever else consumes the log, where it would otherwise be given its share of them: a
+	// warehouse is one node's, so it has to have everything, and must not miss what came while another had a partition.
+	All        bool
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: not registered
 	// Behind reports whether the levels that people wait for are behind, so that they need the CPU more. Nil is never.
@@ -146,7 +149,11 @@ func (c *Consumer) consume(ctx context.Context) error {
 	}()
 	var storing sync.WaitGroup
 	storing.Go(func() { cancel(r.store(ctx)) })
-	err = c.log.Run(ctx, Name, c.facts, r.serve)
+	if c.d.All {
+		err = r.all(ctx)
+	} else {
+		err = c.log.Run(ctx, Name, c.facts, r.serve)
+	}
 	cancel(err)
 	storing.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, errStopped) {

@@ -278,6 +278,18 @@ func reach(t *testing.T, c *warehouse.Consumer, facts stream.Topic) {
 	}
 }
 
+// ungrouped is a log whose groups are nobody's business.
+type ungrouped struct {
+	stream.Log
+	t *testing.T
+}
+
+// Run implements stream.Log.
+func (u ungrouped) Run(context.Context, string, stream.Topic, func(context.Context, stream.Assignment) error) error {
+	u.t.Error("a group was joined")
+	return stream.ErrClosed
+}
+
 func TestConsumerStoresEachFactOnce(t *testing.T) {
 	for seed := range int64(8) {
 		log := stream.NewMemory()
@@ -285,11 +297,15 @@ func TestConsumerStoresEachFactOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		d, from := warehouse.Deps{Sources: parts}, stream.Log(log)
+		if seed%2 == 1 { // it is in no group
+			d.All, from = true, ungrouped{log, t}
+		}
 		sink := newShelf(seed)
 		sink.fails = 15
 		src := newSource(t, facts, seed)
 		for range 4 { // lives of the program
-			c, err := warehouse.NewConsumer(sink, facts, log, options(), warehouse.Deps{Sources: parts})
+			c, err := warehouse.NewConsumer(sink, facts, from, options(), d)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -309,7 +325,7 @@ func TestConsumerStoresEachFactOnce(t *testing.T) {
 		}
 		src.finish()
 		sink.fails = 0
-		c, err := warehouse.NewConsumer(sink, facts, log, options(), warehouse.Deps{Sources: parts})
+		c, err := warehouse.NewConsumer(sink, facts, from, options(), d)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/godwit-mta/godwit/internal/stream"
 	"github.com/godwit-mta/godwit/pipeline/fact"
 )
@@ -102,6 +104,15 @@ func (r *run) serve(ctx context.Context, a stream.Assignment) error {
 			recs = recs[n:]
 		}
 	}
+}
+
+// all reads all partitions until one of them fails.
+func (r *run) all(ctx context.Context) error {
+	all, ctx := errgroup.WithContext(ctx)
+	for partition := range r.c.facts.Partitions() {
+		all.Go(func() error { return r.serve(ctx, stream.Assignment{Partition: partition}) })
+	}
+	return all.Wait()
 }
 
 // begin is where to read a partition from. What was read of one that was away meanwhile is stored first.
@@ -321,6 +332,9 @@ func (p *part) settle(next int64) {
 
 // hold tells the log what to keep: all that a crash could take back.
 func (r *run) hold(ctx context.Context) error {
+	if r.c.d.All {
+		return nil // it would be one name for the warehouses of all nodes
+	}
 	r.mu.Lock()
 	at := map[int32]int64{}
 	for _, o := range r.c.sink.Safe() {

@@ -122,6 +122,9 @@ func (e *Engine) serving(ports string) error {
 // final ends Eventually at once.
 type final struct{ error }
 
+// Final makes an error end Eventually at once.
+func Final(err error) error { return final{err} }
+
 // Eventually repeats f until it gives no error, for as long as Patience. It is
 // how tests wait for another process: nothing else tells them.
 func Eventually(f func() error) error {
