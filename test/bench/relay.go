@@ -62,6 +62,7 @@ func (b *bench) runRound(ctx context.Context) error {
 			continue
 		}
 		began := time.Now()
+		before, _ := readHost() // for people only
 		b.say("--- round %d/%d  %s: %s", b.round, b.o.rounds, c.name, c.about)
 		if err := c.run(b, ctx); err != nil {
 			err = fmt.Errorf("round %d, %s: %w", b.round, c.name, err)
@@ -69,7 +70,9 @@ func (b *bench) runRound(ctx context.Context) error {
 			invalid = errors.Join(invalid, err)
 			continue
 		}
-		b.say("    (%.1f s)", time.Since(began).Seconds())
+		after, _ := readHost()
+		_, steal := disturbance(before, after, 0)
+		b.say("    (%.1f s; other machines had %.0f%% of the CPUs)", time.Since(began).Seconds(), steal)
 	}
 	return invalid
 }
