@@ -18,7 +18,7 @@ type plan struct {
 	d     *DB
 	b     *warehouse.Batch
 	hash  hasher
-	pace  pace.Pace // a batch takes a CPU for tenths of a second
+	pace  pace.Pace    // a batch takes a CPU for tenths of a second
 	fresh keyset.Table // keys that the batch adds
 
 	merges     []merge
