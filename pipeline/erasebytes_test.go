@@ -46,6 +46,9 @@ func (c *city) snap() {
 // TestEraseBytes: after a pass no file of the pipeline's folder has anything of the deleted profile: logs, states, snapshots, warehouse, and what else there
 // is. Before it they had, after the deletion too.
 func TestEraseBytes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it rewrites whole files of state: the run without -short has it")
+	}
 	had := []string{"log/facts", "log/intake", "snapshots/customer", "state/customer"}
 	t.Run("with a warehouse", func(t *testing.T) {
 		eraseBytes(t, DefaultOptions().Warehouse.Engine, append(had, "warehouse"), []string{consumerCustomer, consumerWarehouse})
@@ -87,6 +90,9 @@ func eraseBytes(t *testing.T, engine string, had, compacted []string) {
 // TestEraseBytesCrash: a pass that breaks off while states are compacted, or while their snapshots are replaced, goes on with that after
 // the next start, and does not write the logs again.
 func TestEraseBytesCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it rewrites whole files of state: the run without -short has it")
+	}
 	for _, at := range []string{"compacting " + consumerCustomer, "taking snapshots"} {
 		t.Run(at, func(t *testing.T) {
 			c := newCity(t, "")

@@ -513,7 +513,7 @@ func (w *world) checkMetric(when string, tr *truth, r *Reader, tenant string, m 
 func TestHistoriesCountAsTheOracle(t *testing.T) {
 	seeds := 40
 	if testing.Short() {
-		seeds = 5
+		seeds = 2
 	}
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
