@@ -104,7 +104,7 @@ func showErasure(p *show.Page, s *adminapi.PipelineErasure, now time.Time) {
 	}
 	text := "nothing waits"
 	if s.Waiting > 0 {
-		text = fmt.Sprintf("%s deleted profiles wait, the oldest since %s, to be erased by %s", show.Count(int64(s.Waiting)), show.When(s.Oldest, now), show.When(s.Due, now))
+		text = fmt.Sprintf("%s wait, the oldest since %s, to be erased by %s", show.Count(int64(s.Waiting)), show.When(s.Oldest, now), show.When(s.Due, now))
 	}
 	if s.Running {
 		text += "; a pass is " + s.Doing
