@@ -32,6 +32,7 @@ type Store struct {
 	dir     string
 	users   atomic.Int64 // reads under way
 	closing atomic.Bool
+	ending  atomic.Bool   // its readers are gone
 	drained chan struct{} // has an element when the last of them ended after closing was set
 	damage  atomic.Pointer[error]
 	damaged chan struct{}       // closed when damage is set

@@ -82,7 +82,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	po := o.pebble(s)
 	var t *turn
 	if m := o.Memory; m != nil {
-		po.FS = pacedFS{po.FS, m.Behind}
+		po.FS = pacedFS{po.FS, m.Behind, s.ending.Load}
 		t = m.compactions.turn()
 		po.Cache, po.FileCache, po.Experimental.CompactionScheduler = m.blocks, m.files, t
 	}
@@ -106,6 +106,7 @@ func (s *Store) Close() error {
 	for s.users.Load() != 0 {
 		<-s.drained
 	}
+	s.ending.Store(true)
 	if err := errors.Join(s.closeProbes(), s.db.Close()); err != nil {
 		return fmt.Errorf("keyed: close %s: %w", s.dir, err)
 	}
@@ -149,6 +150,9 @@ func (s *Store) Usage() Usage {
 func (s *Store) events(l *slog.Logger) *pebble.EventListener {
 	return &pebble.EventListener{
 		BackgroundError: func(err error) {
+			if s.ending.Load() {
+				return // it was given up
+			}
 			_ = s.failed(err) // notes damage
 			l.Warn("state: background work failed", "dir", s.dir, "err", err)
 		},
