@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -36,15 +37,21 @@ func gone(err error) error {
 	return err
 }
 
-func file(path string, marker []byte) (bool, error) {
-	b, err := os.ReadFile(path)
-	if err != nil || bytes.Contains(b, marker) {
-		return err == nil, err
+// file looks into one file. A table that is still being written cannot be read before it is whole, or gone.
+func file(path string, marker []byte) (has bool, err error) {
+	const patience, pause = 10 * time.Second, 10 * time.Millisecond
+	for began := time.Now(); ; time.Sleep(pause) {
+		b, err := os.ReadFile(path)
+		if err != nil || bytes.Contains(b, marker) {
+			return err == nil, err
+		}
+		if filepath.Ext(path) != ".sst" {
+			return false, nil
+		}
+		if has, err = table(b, marker); err == nil || time.Since(began) > patience {
+			return has, err
+		}
 	}
-	if filepath.Ext(path) != ".sst" {
-		return false, nil
-	}
-	return table(b, marker)
 }
 
 // table reads all rows of a table, tombstones too.
