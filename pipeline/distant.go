@@ -74,12 +74,14 @@ func (l local) Answer(ctx context.Context, what string, question []byte) ([]byte
 	}
 	var a houseAnswer
 	err := l.p.askHouse(ctx, &q, &a)
-	for kind, one := range map[refusal]error{refusedCursor: customer.ErrCursor, refusedBusy: warehouse.ErrBusy, refusedRequest: ErrRefused} {
-		if errors.Is(err, one) {
-			a, err = houseAnswer{Kind: kind, Refused: err.Error()}, nil
-		}
-	}
-	if err != nil {
+	switch { // SQL that is refused because the warehouse is busy is both
+	case errors.Is(err, ErrRefused):
+		a = houseAnswer{Kind: refusedRequest, Refused: err.Error()}
+	case errors.Is(err, customer.ErrCursor):
+		a = houseAnswer{Kind: refusedCursor, Refused: err.Error()}
+	case errors.Is(err, warehouse.ErrBusy):
+		a = houseAnswer{Kind: refusedBusy, Refused: err.Error()}
+	case err != nil:
 		return nil, err
 	}
 	return encoded(&a)

@@ -194,7 +194,7 @@ func (p *pipe) watch(ctx context.Context) (stop func()) {
 		const every = 10 * time.Second
 		began := time.Now()
 		cpu, _ := cpuOf(p.pid)
-		stolen, _ := stolenCPU()
+		before, _ := readHost()
 		for {
 			select {
 			case <-ctx.Done():
@@ -202,14 +202,14 @@ func (p *pipe) watch(ctx context.Context) (stop func()) {
 			case <-time.After(every):
 			}
 			c, _ := cpuOf(p.pid)
-			s, _ := stolenCPU()
+			now, _ := readHost()
 			st, err := p.status(ctx)
 			if err != nil {
 				return
 			}
 			rss, _ := memoryOf(p.pid, "RssAnon")
-			p.b.say("    %3.0f s: %.2f CPUs, %.2f stolen, %.0f MiB; %s", time.Since(began).Seconds(), float64(c-cpu)/float64(every), float64(s-stolen)/float64(every), mib(rss), st)
-			cpu, stolen = c, s
+			p.b.say("    %3.0f s: %.2f CPUs, %.2f stolen, %.0f MiB; %s", time.Since(began).Seconds(), float64(c-cpu)/float64(every), float64(now.stolen-before.stolen)/float64(every), mib(rss), st)
+			cpu, before = c, now
 		}
 	}()
 	return func() { cancel(); <-done }

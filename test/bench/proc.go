@@ -83,18 +83,3 @@ func disturbance(before, after host, ours time.Duration) (foreign, steal float64
 	}
 	return 100 * max(0, float64(after.busy-before.busy-ours)) / all, 100 * float64(after.stolen-before.stolen) / all
 }
-
-// stolenCPU is the time in which the machine's CPUs were given to other machines since it started.
-func stolenCPU() (time.Duration, error) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, err
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	f := strings.Fields(line)
-	if len(f) < 9 {
-		return 0, fmt.Errorf("/proc/stat: %q", line)
-	}
-	n, err := strconv.ParseInt(f[8], 10, 64)
-	return time.Duration(n) * tick, err
-}
